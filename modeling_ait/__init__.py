@@ -1,0 +1,41 @@
+"""The Associative Transformer (AiT, CVPR 2025) as a transformers model. Importing registers it with the Auto classes."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers.utils import is_torchvision_available, is_vision_available
+
+from .configuration_ait import AiTConfig
+from .hopfield_ait import compute_energy, retrieve_patterns
+from .modeling_ait import AiTForImageClassification, AiTModel, AiTPreTrainedModel
+
+
+AutoConfig.register(AiTConfig.model_type, AiTConfig, exist_ok=True)
+AutoModel.register(AiTConfig, AiTModel, exist_ok=True)
+AutoModelForImageClassification.register(AiTConfig, AiTForImageClassification, exist_ok=True)
+
+AiTConfig.register_for_auto_class()
+AiTModel.register_for_auto_class("AutoModel")
+AiTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+image_processor_classes = {}
+if is_vision_available():
+    from transformers import ViTImageProcessorPil
+
+    image_processor_classes["pil"] = ViTImageProcessorPil
+if is_torchvision_available():
+    from transformers import ViTImageProcessor
+
+    image_processor_classes["torchvision"] = ViTImageProcessor
+# transformers 5.17 ships `AutoImageProcessor` as a stand-in that refuses every call where torchvision is missing.
+if image_processor_classes and not getattr(AutoImageProcessor, "is_dummy", False):
+    AutoImageProcessor.register(AiTConfig, image_processor_classes=image_processor_classes, exist_ok=True)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AiTConfig",
+    "AiTForImageClassification",
+    "AiTModel",
+    "AiTPreTrainedModel",
+    "compute_energy",
+    "retrieve_patterns",
+]

@@ -1,0 +1,239 @@
+"""AiT model configuration."""
+
+import math
+import os
+import tempfile
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+
+
+PAPER_SIZES = {
+    "small": {"num_hidden_layers": 2},
+    "medium": {"num_hidden_layers": 6},
+    "base": {"num_hidden_layers": 12},
+}
+
+
+@strict
+class AiTConfig(PreTrainedConfig):
+    r"""
+    Configuration of an Associative Transformer (AiT). The defaults are the paper's Base size on 224-pixel images.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 768):
+            Width E of the tokens.
+        num_hidden_layers (`int`, *optional*, defaults to 12):
+            Number of blocks, each with a memory of its own.
+        num_attention_heads (`int`, *optional*, defaults to 12):
+            Heads of the self-attention. Must divide `hidden_size`.
+        intermediate_size (`int`, *optional*, defaults to 3072):
+            Width of the MLP.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the MLP, a key of `transformers.activations.ACT2FN`.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout on the embeddings and on both residual branches, in [0, 1).
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout on the self-attention probabilities, in [0, 1).
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights outside the workspace.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-05):
+            Epsilon of every LayerNorm but the write's, whose epsilon is 1e-6.
+        image_size (`int` or `(height, width)`, *optional*, defaults to 224):
+            Image size in pixels. A multiple of `patch_size`.
+        patch_size (`int` or `(height, width)`, *optional*, defaults to 16):
+            Patch size in pixels.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the images.
+        qkv_bias (`bool`, *optional*, defaults to `False`):
+            Whether the query, key and value projections of the self-attention have a bias.
+        num_memory_slots (`int`, *optional*, defaults to 32):
+            M, memory slots per layer. 0 removes the workspace and leaves a pre-norm ViT block with an output norm.
+        memory_slot_size (`int`, *optional*, defaults to 32):
+            D, width of a slot and of each write head.
+        num_memory_heads (`int`, *optional*, defaults to 8):
+            S, heads of the write.
+        bottleneck_size (`int`, *optional*, defaults to 512):
+            k, tokens that each slot and head keeps out of all tokens of the batch. `None` keeps all.
+        memory_update_rate (`float`, *optional*, defaults to 0.1):
+            alpha, share of the newly written content in the moving average, in [0, 1].
+        memory_dropout_prob (`float`, *optional*, defaults to 0.1):
+            Dropout on the write's output in training, in [0, 1).
+        differentiable_write (`bool`, *optional*, defaults to `True`):
+            Whether gradients flow through the new memory into the write, as in the paper. `False` is the official
+            code: the write's value and output projections and its norm are then frozen at their initial values.
+        hopfield_beta (`float`, *optional*, defaults to 1.0):
+            beta, inverse temperature of the Hopfield retrieval, positive.
+        num_retrieval_steps (`int`, *optional*, defaults to 1):
+            Hopfield retrieval steps per layer.
+        balance_loss_coef (`float`, *optional*, defaults to 0.01):
+            sigma, weight of the balance loss in `loss`, not negative.
+        position_embedding_type (`str`, *optional*, defaults to `"learned"`):
+            `"learned"`, or `"none"` as in the official code.
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            What the classifier sees: `"mean"` over the tokens, all of them (`"flatten"`, the official code), or a
+            prepended `"cls"` token.
+
+    Raises:
+        `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
+
+    Example:
+
+    ```python
+    >>> from modeling_ait import AiTConfig, AiTModel
+
+    >>> configuration = AiTConfig.from_size("small", image_size=32, patch_size=4)
+    >>> model = AiTModel(configuration)
+    ```"""
+
+    model_type = "ait"
+    keys_to_ignore_at_inference = [
+        "hidden_states",
+        "attentions",
+        "balance_loss",
+        "retrieval_attentions",
+        "write_attentions",
+        "energies",
+    ]
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float | int = 1e-5
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int | list[int] | tuple[int, int] = 16
+    num_channels: int = 3
+    qkv_bias: bool = False
+    num_memory_slots: int = 32
+    memory_slot_size: int = 32
+    num_memory_heads: int = 8
+    bottleneck_size: int | None = 512
+    memory_update_rate: float | int = 0.1
+    memory_dropout_prob: float | int = 0.1
+    differentiable_write: bool = True
+    hopfield_beta: float | int = 1.0
+    num_retrieval_steps: int = 1
+    balance_loss_coef: float | int = 0.01
+    position_embedding_type: str = "learned"
+    pooling: str = "mean"
+
+    def __post_init__(self, **kwargs: Any):
+        super().__post_init__(**kwargs)
+        # `@strict` runs the same check and wraps its error in a class that is no `ValueError`: raise the plain one first.
+        self.validate_architecture()
+
+    def validate_architecture(self):
+        """Part of the `@strict` validation, run at construction and at saving: raises a `ValueError` that names a bad field."""
+
+        def require(is_valid: bool, name: str, allowed: str):
+            if not is_valid:
+                raise ValueError(f"`{name}` must be {allowed}, but got {getattr(self, name)!r}.")
+
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "num_channels",
+            "memory_slot_size",
+            "num_memory_heads",
+            "num_retrieval_steps",
+        ):
+            require(getattr(self, name) > 0, name, "a positive integer")
+        require(self.num_memory_slots >= 0, "num_memory_slots", "0 (no workspace) or a positive integer")
+        require(
+            self.bottleneck_size is None or self.bottleneck_size > 0,
+            "bottleneck_size",
+            "a positive integer, or None to keep every token",
+        )
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "num_attention_heads",
+            f"a divisor of `hidden_size` ({self.hidden_size})",
+        )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "memory_dropout_prob"):
+            require(0.0 <= getattr(self, name) < 1.0, name, "at least 0 and below 1")
+        require(0.0 <= self.memory_update_rate <= 1.0, "memory_update_rate", "between 0 and 1")
+        for name in ("initializer_range", "layer_norm_eps", "hopfield_beta"):
+            require(0.0 < getattr(self, name) < math.inf, name, "positive and finite")
+        require(0.0 <= self.balance_loss_coef < math.inf, "balance_loss_coef", "finite and not negative")
+        require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
+        require(self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"')
+        require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
+        for name in ("image_size", "patch_size"):
+            size = getattr(self, name)
+            sides = [size] if isinstance(size, int) else list(size)
+            require(
+                len(sides) in (1, 2)
+                and all(side > 0 for side in sides)
+                and (isinstance(size, int) or len(sides) == 2),
+                name,
+                "a positive integer or a pair (height, width) of them",
+            )
+        require(
+            all(image % patch == 0 for image, patch in zip(self.image_shape, self.patch_shape)),
+            "image_size",
+            f"a multiple of `patch_size` ({self.patch_size!r}) in height and width",
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+
+    @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width of a patch, in pixels."""
+        return (self.patch_size,) * 2 if isinstance(self.patch_size, int) else tuple(self.patch_size)
+
+    @classmethod
+    def from_size(cls, size: str, **kwargs: Any) -> "AiTConfig":
+        """
+        Build the configuration of one of the paper's sizes.
+
+        Args:
+            size (`str`):
+                `"small"` (2 layers), `"medium"` (6) or `"base"` (12); all are 768 wide with 12 heads and an MLP of 3072.
+            kwargs:
+                Any other field.
+
+        Raises:
+            `ValueError`: for an unknown size.
+        """
+        if size not in PAPER_SIZES:
+            raise ValueError(f"`size` must be one of {sorted(PAPER_SIZES)}, but got {size!r}.")
+        return cls(**{**PAPER_SIZES[size], **kwargs})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """
+        Build a configuration from a dictionary, as `from_pretrained` does.
+
+        Raises:
+            `ValueError`: if the dictionary is the configuration of another kind of model.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This checkpoint holds a model of type {model_type!r}, but {cls.__name__} reads {cls.model_type!r} "
+                "only. Load it with its own class or with the Auto classes of transformers."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
+        """Save as JSON in one step: a write that fails leaves an existing file as it was."""
+        folder = os.path.dirname(os.path.abspath(json_file_path))
+        with tempfile.TemporaryDirectory(prefix=".save-", dir=folder) as staging:
+            staged_file = os.path.join(staging, "config.json")
+            super().to_json_file(staged_file, use_diff=use_diff)
+            os.replace(staged_file, json_file_path)
+
+
+__all__ = ["AiTConfig"]
