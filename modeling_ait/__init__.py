@@ -1,4 +1,7 @@
-"""The Associative Transformer (AiT, CVPR 2025) as a transformers model. Importing registers it with the Auto classes."""
+"""The Associative Transformer (AiT, CVPR 2025) as a transformers model.
+
+Importing this package registers the model with the Auto classes of transformers.
+"""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.utils import is_torchvision_available, is_vision_available
@@ -16,7 +19,7 @@ AiTConfig.register_for_auto_class()
 AiTModel.register_for_auto_class("AutoModel")
 AiTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
-image_processor_classes = {}
+image_processor_classes: dict[str, type] = {}
 if is_vision_available():
     from transformers import ViTImageProcessorPil
 

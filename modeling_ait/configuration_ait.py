@@ -17,6 +17,12 @@ PAPER_SIZES = {
 }
 
 
+def make_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """Turn a side or a pair (height, width) into the pair."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 @strict
 class AiTConfig(PreTrainedConfig):
     r"""
@@ -126,11 +132,11 @@ class AiTConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
-        # `@strict` runs the same check and wraps its error in a class that is no `ValueError`: raise the plain one first.
+        # `@strict` runs the same check, but wraps its error in a class that is no `ValueError`: raise the plain one.
         self.validate_architecture()
 
     def validate_architecture(self):
-        """Part of the `@strict` validation, run at construction and at saving: raises a `ValueError` that names a bad field."""
+        """Raise a `ValueError` that names a field which cannot work. `@strict` runs this again before saving."""
 
         def require(is_valid: bool, name: str, allowed: str):
             if not is_valid:
@@ -169,11 +175,9 @@ class AiTConfig(PreTrainedConfig):
         require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
         for name in ("image_size", "patch_size"):
             size = getattr(self, name)
-            sides = [size] if isinstance(size, int) else list(size)
+            sides = (size, size) if isinstance(size, int) else tuple(size)
             require(
-                len(sides) in (1, 2)
-                and all(side > 0 for side in sides)
-                and (isinstance(size, int) or len(sides) == 2),
+                len(sides) == 2 and all(side > 0 for side in sides),
                 name,
                 "a positive integer or a pair (height, width) of them",
             )
@@ -186,12 +190,12 @@ class AiTConfig(PreTrainedConfig):
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images, in pixels."""
-        return (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        return make_pair(self.image_size)
 
     @property
     def patch_shape(self) -> tuple[int, int]:
         """Height and width of a patch, in pixels."""
-        return (self.patch_size,) * 2 if isinstance(self.patch_size, int) else tuple(self.patch_size)
+        return make_pair(self.patch_size)
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "AiTConfig":
@@ -200,7 +204,7 @@ class AiTConfig(PreTrainedConfig):
 
         Args:
             size (`str`):
-                `"small"` (2 layers), `"medium"` (6) or `"base"` (12); all are 768 wide with 12 heads and an MLP of 3072.
+                `"small"` (2 layers), `"medium"` (6) or `"base"` (12); all are 768 wide with 12 heads.
             kwargs:
                 Any other field.
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,10 +57,10 @@ class AiTModelOutput(BaseModelOutputWithPooling):
             Per layer `(2, batch_size, sequence_length)`: Hopfield energy of each token before and after retrieval.
     """
 
-    balance_loss: torch.FloatTensor | None = None
-    retrieval_attentions: tuple[torch.FloatTensor, ...] | None = None
-    write_attentions: tuple[torch.FloatTensor, ...] | None = None
-    energies: tuple[torch.FloatTensor, ...] | None = None
+    balance_loss: torch.Tensor | None = None
+    retrieval_attentions: tuple[torch.Tensor, ...] | None = None
+    write_attentions: tuple[torch.Tensor, ...] | None = None
+    energies: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -76,10 +77,10 @@ class AiTImageClassifierOutput(ImageClassifierOutput):
             As in [`AiTModelOutput`].
     """
 
-    balance_loss: torch.FloatTensor | None = None
-    retrieval_attentions: tuple[torch.FloatTensor, ...] | None = None
-    write_attentions: tuple[torch.FloatTensor, ...] | None = None
-    energies: tuple[torch.FloatTensor, ...] | None = None
+    balance_loss: torch.Tensor | None = None
+    retrieval_attentions: tuple[torch.Tensor, ...] | None = None
+    write_attentions: tuple[torch.Tensor, ...] | None = None
+    energies: tuple[torch.Tensor, ...] | None = None
 
 
 class AiTKwargs(TransformersKwargs, total=False):
@@ -87,7 +88,8 @@ class AiTKwargs(TransformersKwargs, total=False):
     Keyword arguments of the models beyond those of transformers.
 
     Attributes:
-        output_workspace (`bool`, *optional*): Whether to return `retrieval_attentions`, `write_attentions`, `energies`.
+        output_workspace (`bool`, *optional*):
+            Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
     """
 
     output_workspace: bool | None
@@ -105,10 +107,10 @@ def expand_output_workspace(forward: Callable) -> Callable:
     return wrapper
 
 
-def make_initial_memory(num_slots: int, slot_size: int, layer_index: int) -> torch.Tensor:
+def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
     """Draw a layer's first memory, N(0, 1) of shape (M, D), from a random stream of its own: always the same one."""
     generator = torch.Generator().manual_seed(layer_index)
-    return torch.randn(num_slots, slot_size, generator=generator, dtype=torch.float32, device="cpu")
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 class AiTPatchEmbeddings(nn.Module):
@@ -249,9 +251,9 @@ class AiTMLP(nn.Module):
 
 class AiTLayer(GradientCheckpointingLayer):
     """
-    One block: self-attention, MLP, and the workspace between the MLP and its residual. Takes the memory, returns a new one.
+    One block: self-attention, MLP, and the workspace between the MLP and its residual.
 
-    It changes no buffer, so that activation checkpointing can run it twice.
+    It takes the memory and returns a new one. It changes no buffer, so that activation checkpointing can run it twice.
     """
 
     def __init__(self, config: AiTConfig):
@@ -291,7 +293,7 @@ class AiTPreTrainedModel(PreTrainedModel):
     config_class = AiTConfig
     base_model_prefix = "ait"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["AiTEmbeddings", "AiTLayer"]
     _supports_sdpa = True
@@ -324,15 +326,15 @@ class AiTPreTrainedModel(PreTrainedModel):
                     init.normal_(projection.weight, mean=0.0, std=(3 * projection.in_features) ** -0.5)
         elif isinstance(module, AiTModel):
             for layer_index, memory in enumerate(module.memories):
-                init.copy_(memory, make_initial_memory(*memory.shape, layer_index))
+                init.copy_(memory, make_initial_memory(memory.shape, layer_index))
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # the arguments left out pass through `kwargs`
         self,
         save_directory: str | os.PathLike,
         is_main_process: bool = True,
         state_dict: dict | None = None,
         push_to_hub: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         """
         Save weights, configuration and code into a folder; a save that fails leaves an older checkpoint there intact.
@@ -341,8 +343,9 @@ class AiTPreTrainedModel(PreTrainedModel):
         [`~transformers.PreTrainedModel.save_pretrained`].
         """
         if kwargs.get("distributed_checkpoint") or os.path.isfile(save_directory):
-            return super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
-        hub_kwargs = {
+            super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
+            return
+        hub_kwargs: dict[str, Any] = {
             name: kwargs.pop(name)
             for name in ("repo_id", "commit_message", "private", "revision", "create_pr")
             if name in kwargs
@@ -451,7 +454,7 @@ class AiTModel(AiTPreTrainedModel):
         hidden_states = self.embeddings(pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype))
         # Copies, because autograd keeps what a layer reads, and the commit below writes the buffers in place. Always
         # float32: mixed-precision wrappers may have cast the buffers behind our back.
-        memories = [memory.to(torch.float32, copy=True) for memory in self.memories] or [None] * len(self.layers)
+        memories: list = [memory.to(torch.float32, copy=True) for memory in self.memories] or [None] * len(self.layers)
         balance_losses = []
         for layer_index, layer in enumerate(self.layers):
             hidden_states, memories[layer_index], balance_loss = layer(
@@ -494,9 +497,7 @@ class AiTForImageClassification(AiTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.ait = AiTModel(config)
-        self.classifier = (
-            nn.Linear(self.ait.pooled_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
-        )
+        self.classifier = nn.Linear(self.ait.pooled_size, self.num_labels) if self.num_labels else nn.Identity()
         self.post_init()
 
     @can_return_tuple
@@ -514,8 +515,8 @@ class AiTForImageClassification(AiTPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Images of the configured size, as the image processor returns them.
             labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                Class indices in `[0, num_labels)`, or targets for the config's `problem_type`. With them the output has
-                `loss`, which includes the balance loss when the memory was written.
+                Class indices in `[0, num_labels)`, or targets for the config's `problem_type`. With them the output
+                has `loss`, which includes the balance loss when the memory was written.
             update_memory (`bool`, *optional*):
                 Whether to write the memories, see [`AiTModel.forward`]. Defaults to `self.training`.
             output_workspace (`bool`, *optional*):

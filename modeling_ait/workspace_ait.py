@@ -70,12 +70,12 @@ def compute_balance_loss(attention: torch.Tensor, loads: torch.Tensor) -> torch.
 
 
 def average_memory(memory: torch.Tensor, written: torch.Tensor, update_rate: float) -> torch.Tensor:
-    """Move the memory towards what was written and bring each slot to unit length, (M, D) -> (M, D); a zero row stays."""
+    """Move the memory towards what was written, with unit rows, (M, D) -> (M, D); a row of zeros stays zero."""
     return nn.functional.normalize((1 - update_rate) * memory + update_rate * written, dim=-1)
 
 
 class AiTMemoryWrite(nn.Module):
-    """Write of the batch's tokens into the memory through bottleneck attention. Returns the new memory; changes nothing."""
+    """Write the batch's tokens into the memory through bottleneck attention: returns a new memory, changes nothing."""
 
     def __init__(self, config: AiTConfig):
         super().__init__()

@@ -1,0 +1,61 @@
+"""Fixtures that every test can use."""
+
+import pytest
+import torch
+
+from modeling_ait import AiTConfig, AiTForImageClassification
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_config():
+    """Factory of tiny configurations: 8 x 12 images (not square), 6 patches, fewer tokens kept than there are."""
+
+    def make(**fields):
+        tiny = {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "image_size": (8, 12),
+            "patch_size": 4,
+            "num_memory_slots": 3,
+            "memory_slot_size": 4,
+            "num_memory_heads": 2,
+            "bottleneck_size": 5,
+            "memory_dropout_prob": 0.0,
+            "num_labels": 3,
+        }
+        return AiTConfig(**{**tiny, **fields})
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_config):
+    """Factory of tiny classifiers whose every parameter is random, so that no bias, norm or transposition is hidden."""
+
+    def make(**fields):
+        model = AiTForImageClassification(make_config(**fields))
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(noise / max(parameter.shape[-1], 4) ** 0.5 + (parameter.dim() == 1) * parameter)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def make_images():
+    """Factory of random images of the tiny configuration's size."""
+
+    def make(batch_size=4, seed=0, num_channels=3):
+        return torch.randn(batch_size, num_channels, 8, 12, generator=torch.Generator().manual_seed(seed))
+
+    return make
