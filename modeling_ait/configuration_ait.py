@@ -69,7 +69,8 @@ class AiTConfig(PreTrainedConfig):
             Dropout on the write's output in training, in [0, 1).
         differentiable_write (`bool`, *optional*, defaults to `True`):
             Whether gradients flow through the new memory into the write, as in the paper. `False` is the official
-            code: the write's value and output projections and its norm are then frozen at their initial values.
+            code: the write's value and output projections and its norm then never get a gradient, so that a bare
+            `DistributedDataParallel` needs `find_unused_parameters=True` (the Trainer sets it).
         hopfield_beta (`float`, *optional*, defaults to 1.0):
             beta, inverse temperature of the Hopfield retrieval, positive.
         num_retrieval_steps (`int`, *optional*, defaults to 1):

@@ -113,6 +113,14 @@ def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
+def read_memory(memory: torch.Tensor) -> torch.Tensor:
+    """Copy a memory buffer, always as float32: mixed-precision wrappers may have cast the buffer behind our back."""
+    # Autograd keeps what the layers read, and the commit overwrites the buffer before the backward pass. A plain clone
+    # would do, but torch.compile's inductor takes it for a no-op, keeps the buffer itself and computes wrong
+    # gradients (pytorch issue 198131); what it neither drops nor recomputes is padding, cut off again.
+    return nn.functional.pad(memory.float(), (0, 0, 0, 1))[:-1]
+
+
 class AiTPatchEmbeddings(nn.Module):
     """Split images into patches and embed each, (B, C, H, W) -> (B, N, E): LayerNorm, Linear, LayerNorm."""
 
@@ -452,9 +460,7 @@ class AiTModel(AiTPreTrainedModel):
         update_memory = update_memory and self.num_memories > 0
 
         hidden_states = self.embeddings(pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype))
-        # Copies, because autograd keeps what a layer reads, and the commit below writes the buffers in place. Always
-        # float32: mixed-precision wrappers may have cast the buffers behind our back.
-        memories: list = [memory.to(torch.float32, copy=True) for memory in self.memories] or [None] * len(self.layers)
+        memories: list = [read_memory(memory) for memory in self.memories] or [None] * len(self.layers)
         balance_losses = []
         for layer_index, layer in enumerate(self.layers):
             hidden_states, memories[layer_index], balance_loss = layer(

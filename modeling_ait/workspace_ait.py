@@ -92,10 +92,6 @@ class AiTMemoryWrite(nn.Module):
         self.o_proj = nn.Linear(inner_size, config.memory_slot_size, bias=False)
         self.layernorm = nn.LayerNorm(config.memory_slot_size, eps=1e-6)
         self.dropout = nn.Dropout(config.memory_dropout_prob)
-        if not self.differentiable:
-            # No gradient ever reaches them. Said openly, so that data-parallel wrappers do not wait for one.
-            for module in (self.v_proj, self.o_proj, self.layernorm):
-                module.requires_grad_(False)
 
     def forward(self, memory: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """

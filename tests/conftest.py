@@ -37,7 +37,7 @@ def make_config():
 
 @pytest.fixture
 def make_model(make_config):
-    """Factory of tiny classifiers whose every parameter is random, so that no bias, norm or transposition is hidden."""
+    """Factory of tiny classifiers with every parameter random, so that no bias, norm or transposition is hidden."""
 
     def make(**fields):
         model = AiTForImageClassification(make_config(**fields))

@@ -1,4 +1,4 @@
-"""A slow AiT written from the equations of the paper, one slot, head and token at a time. It imports nothing of the package."""
+"""A slow AiT written from the equations, one slot, head and token at a time. It imports nothing of the package."""
 
 import math
 

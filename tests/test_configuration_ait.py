@@ -1,0 +1,109 @@
+"""Configuration: defaults, refusals and the round trip through JSON."""
+
+import dataclasses
+import errno
+import json
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, PreTrainedConfig, ViTConfig
+
+import modeling_ait
+from modeling_ait import AiTConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("hidden_size", 0, "positive"),
+        ("num_hidden_layers", -1, "positive"),
+        ("num_attention_heads", 5, "divisor of `hidden_size`"),
+        ("image_size", 30, "multiple of `patch_size`"),
+        ("image_size", (224, 100), "multiple of `patch_size`"),
+        ("image_size", [224], "pair"),
+        ("patch_size", 0, "positive"),
+        ("num_channels", 0, "positive"),
+        ("num_memory_slots", -1, "0 (no workspace)"),
+        ("bottleneck_size", 0, "None to keep every token"),
+        ("memory_update_rate", 1.5, "between 0 and 1"),
+        ("memory_update_rate", float("nan"), "between 0 and 1"),
+        ("memory_dropout_prob", 1.0, "below 1"),
+        ("hidden_dropout_prob", -0.1, "at least 0"),
+        ("hopfield_beta", 0.0, "positive"),
+        ("hopfield_beta", float("inf"), "finite"),
+        ("balance_loss_coef", float("nan"), "not negative"),
+        ("layer_norm_eps", -1e-5, "positive"),
+        ("num_retrieval_steps", 0, "positive"),
+        ("hidden_act", "glue", "gelu"),
+        ("position_embedding_type", "rotary", '"none"'),
+        ("pooling", "max", '"flatten"'),
+    ],
+)
+def test_config_refuses_impossible_value(field, value, allowed):
+    with pytest.raises(ValueError, match=re.escape(f"`{field}`")) as caught:
+        AiTConfig(**{field: value})
+    assert repr(value) in str(caught.value)
+    assert allowed in str(caught.value)
+
+
+def test_config_refuses_wrong_type():
+    with pytest.raises(Exception, match="hidden_size"):
+        AiTConfig(hidden_size="wide")
+
+
+def test_config_refuses_unknown_size():
+    with pytest.raises(ValueError, match=r"'small'.*'tiny'"):
+        AiTConfig.from_size("tiny")
+
+
+@pytest.mark.parametrize(("size", "num_layers"), [("small", 2), ("medium", 6), ("base", 12)])
+def test_config_from_size_has_paper_sizes(size, num_layers):
+    config = AiTConfig.from_size(size, image_size=32, patch_size=4)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (num_layers, 768, 12)
+    assert (config.intermediate_size, config.image_size) == (3072, 32)
+
+
+def test_config_round_trip_keeps_every_field(tmp_path):
+    config = AiTConfig(
+        image_size=(32, 64), patch_size=[8, 16], num_memory_slots=5, bottleneck_size=None, num_labels=7, pooling="cls"
+    )
+    config.save_pretrained(tmp_path)
+    for loaded in (AiTConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is AiTConfig
+        assert loaded.image_shape == (32, 64)
+        assert loaded.patch_shape == (8, 16)
+        for field in dataclasses.fields(AiTConfig):
+            if field.name not in ("image_size", "patch_size", "transformers_version"):
+                assert getattr(loaded, field.name) == getattr(config, field.name), field.name
+
+
+def test_config_of_another_model_is_refused(tmp_path):
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'vit'.*'ait'"):
+        AiTConfig.from_pretrained(tmp_path)
+
+
+def test_config_declares_no_field_that_nothing_reads():
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    sources = "".join(path.read_text() for path in Path(modeling_ait.__file__).parent.glob("*_ait.py"))
+    for field in dataclasses.fields(AiTConfig):
+        if field.name not in inherited:
+            # The two sizes are read as a pair.
+            name = field.name.replace("image_size", "image_shape").replace("patch_size", "patch_shape")
+            assert re.search(rf"config\.{name}\b", sources), f"{field.name} is declared but never read"
+
+
+def test_interrupted_config_save_keeps_the_old_file(tmp_path, monkeypatch):
+    AiTConfig(num_memory_slots=7).save_pretrained(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+
+    def write_half(self, path, use_diff=True):
+        Path(path).write_text("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedConfig, "to_json_file", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        AiTConfig(num_memory_slots=9).save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert json.loads(before)["num_memory_slots"] == 7
