@@ -309,7 +309,7 @@ class AiTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _keep_in_fp32_modules_strict = ["memory_"]
+    _keep_in_fp32_modules_strict = [r"memory_\d+"]
     _can_record_outputs = {
         "hidden_states": AiTLayer,
         "attentions": AiTAttention,
@@ -400,7 +400,9 @@ class AiTModel(AiTPreTrainedModel):
         self.layernorm = nn.LayerNorm(self.pooled_size, eps=config.layer_norm_eps)
         self.num_memories = config.num_hidden_layers if config.num_memory_slots > 0 else 0
         for layer_index in range(self.num_memories):
+            # Filled here as well as in `_init_weights`, which some loaders skip. A copy stays on the meta device.
             memory = torch.empty(config.num_memory_slots, config.memory_slot_size, dtype=torch.float32)
+            memory.copy_(make_initial_memory(memory.shape, layer_index))
             self.register_buffer(f"memory_{layer_index}", memory)
         self.post_init()
 

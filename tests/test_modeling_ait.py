@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.utils import is_torchvision_available
 
 import modeling_ait
@@ -385,8 +385,7 @@ def test_missing_images_are_refused(make_model):
 
 
 def test_image_processor_of_the_config_is_the_one_of_vit():
-    transformers = pytest.importorskip("transformers")
-    if getattr(transformers.AutoImageProcessor, "is_dummy", False):
+    if getattr(AutoImageProcessor, "is_dummy", False):
         pytest.skip("AutoImageProcessor of this transformers needs torchvision")
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
