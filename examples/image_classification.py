@@ -1,0 +1,141 @@
+"""
+Train AiT on images with transformers' Trainer.
+
+    python -m examples.image_classification examples/recipes/digits.yaml
+    python -m examples.image_classification examples/recipes/cifar10_small.yaml --seed 1 --output_dir runs/cifar10
+    python -m examples.image_classification --dataset_name path/to/folder --model_name_or_path runs/cifar10
+
+A recipe is a YAML file with any of the arguments; flags override it. The output folder gets the model with its code,
+image processor, model card and `results.json`. An unfinished run is resumed when it is called again.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+from transformers import EvalPrediction, Trainer, TrainerCallback
+
+from examples.data import load_image_data
+from examples.recipes import InputError, parse_arguments
+from examples.runs import (
+    Accuracy,
+    build_model,
+    collect_arguments,
+    describe_command,
+    make_datasets,
+    prepare_output_folder,
+    push_folder,
+    report_run,
+)
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training set which epoch it is, for its augmentation; accelerate does so in some settings only."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.dataset.set_epoch(int(state.epoch + 1e-6))
+
+
+class AiTTrainer(Trainer):
+    """
+    Trainer that logs the task loss and the balance loss apart, and keeps the balance loss under label smoothing.
+
+    Raises:
+        `ValueError`: for a `compute_loss_func`, which would replace the model's loss and drop the balance loss.
+    """
+
+    def __init__(self, *args, **kwargs):
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                "AiTTrainer takes no `compute_loss_func`: it would drop the balance loss. Override `compute_loss`."
+            )
+        super().__init__(*args, **kwargs)
+        self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # Read before, because the Trainer takes the labels out for label smoothing.
+        is_smoothed = self.label_smoother is not None and "labels" in inputs
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        balance_loss = outputs.get("balance_loss")
+        if balance_loss is not None:
+            weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
+            if is_smoothed:
+                loss = loss + weighted_loss
+            self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
+            self.loss_parts["balance_loss"].append(balance_loss.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            for name, values in self.loss_parts.items():
+                if values:
+                    logs[name] = self.accelerator.gather(torch.stack(values)).mean().item()
+                    values.clear()
+        super().log(logs, start_time)
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy of the logits."""
+    return Accuracy().compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)
+
+
+def main(argv: list[str] | None = None) -> None:
+    data_arguments, model_arguments, run_arguments, training = parse_arguments(
+        sys.argv[1:] if argv is None else argv, __doc__
+    )
+    # The Trainer would push every checkpoint, and write a model card of its own over ours.
+    should_push, training.push_to_hub = training.push_to_hub, False
+    arguments = collect_arguments(data_arguments, model_arguments, training=training)
+    data = load_image_data(data_arguments)
+    model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
+    train_dataset, eval_dataset = make_datasets(data, data_arguments, processor, training.seed)
+
+    with training.main_process_first(desc="preparing the output folder"):
+        checkpoint = (
+            prepare_output_folder(training, arguments, run_arguments.restart, "trainer_state.json")
+            if training.should_save
+            else None
+        )
+    trainer = AiTTrainer(
+        model=model,
+        args=training,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=processor,
+        compute_metrics=compute_metrics,
+        callbacks=[EpochCallback(train_dataset)],
+    )
+    start = time.perf_counter()
+    train_metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    seconds = time.perf_counter() - start
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        report_run(
+            model,
+            processor,
+            data,
+            arguments,
+            training,
+            {
+                "accuracy": metrics["eval_accuracy"],
+                "eval_loss": metrics["eval_loss"],
+                "train_loss": train_metrics["train_loss"],
+                "train_seconds": seconds,
+                "num_steps": trainer.state.global_step,
+            },
+            describe_command("examples.image_classification"),
+        )
+        if should_push:
+            push_folder(training)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,128 @@
+"""Arguments of the training scripts: a YAML recipe, flags, or both."""
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
+
+from modeling_ait import AiTConfig
+
+
+class InputError(ValueError):
+    """A mistake of the caller's, with a message that needs no traceback."""
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id; local folder with one folder of images per class, or with parquet files named after "
+            "their split; or 'digits' (scikit-learn's handwritten digits, no download)."
+        },
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    image_column: str | None = field(default=None, metadata={"help": "Image column. Default: 'image' or 'img'."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column. Default: 'label' or 'labels'."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={"help": "Split to evaluate on. Default: 'test', else 'validation', else a held-out part."},
+    )
+    eval_fraction: float = field(
+        default=0.1, metadata={"help": "Part of the training split to hold out where there is no evaluation split."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on that many samples only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on that many samples only."})
+    crop_padding: int = field(
+        default=0, metadata={"help": "Pixels of padding before a random crop of training images. 0: no crop."}
+    )
+    horizontal_flip: bool = field(default=False, metadata={"help": "Flip half of the training images."})
+    image_mean: list[float] | None = field(default=None, metadata={"help": "Mean per channel, of values in [0, 1]."})
+    image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation per channel."})
+
+
+@dataclass
+class ModelArguments:
+    """What to train."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "AiT checkpoint to fine-tune, Hub id or folder. Default: train from scratch."}
+    )
+    size: str | None = field(default=None, metadata={"help": "Paper size to train from scratch: small, medium, base."})
+    model_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "Fields of AiTConfig, as a mapping in a recipe or as JSON on the command line."},
+    )
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            try:
+                self.model_config = json.loads(self.model_config)
+            except json.JSONDecodeError as error:
+                raise InputError(f"`model_config` is not JSON ({error}): {self.model_config}") from None
+        self.model_config = self.model_config or {}
+        if not isinstance(self.model_config, dict):
+            raise InputError(f"`model_config` must be a mapping of AiTConfig fields, but got {self.model_config!r}.")
+        inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
+        known = {f.name for f in dataclasses.fields(AiTConfig)} - inherited | {"problem_type", "attn_implementation"}
+        refuse_unknown_keys(self.model_config, known, "`model_config`")
+
+
+@dataclass
+class RunArguments:
+    """How to deal with what is there already."""
+
+    restart: bool = field(default=False, metadata={"help": "Start anew where an unfinished run could be resumed."})
+
+
+def refuse_unknown_keys(given: dict[str, Any], known: set[str], where: str) -> None:
+    """Raise an `InputError` that lists the known keys, if a key is not among them."""
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{where} has an unknown key {key!r}.{hint} Known keys: {', '.join(sorted(known))}.")
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """Read a YAML recipe into a dictionary."""
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        folder = Path(__file__).parent / "recipes"
+        shipped = ", ".join(sorted(recipe.name for recipe in folder.glob("*.yaml")))
+        raise InputError(f"There is no recipe {path!r}. Shipped in examples/recipes/: {shipped}.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"The recipe {path!r} is not valid YAML: {error}") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"The recipe {path!r} must be a mapping of arguments, but is a {type(recipe).__name__}.")
+    return recipe
+
+
+def parse_arguments(
+    arguments: list[str], description: str | None
+) -> tuple[DataArguments, ModelArguments, RunArguments, TrainingArguments]:
+    """
+    Parse `[RECIPE.yaml] [--flag value ...]`. Flags override the recipe.
+
+    Raises:
+        InputError: for a recipe that cannot be read or has an unknown key; the message lists the known ones.
+    """
+    types: Any = (DataArguments, ModelArguments, RunArguments, TrainingArguments)
+    parser = HfArgumentParser(types, description=description, usage="%(prog)s [RECIPE.yaml] [--flag value ...]")
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        recipe = read_recipe(arguments[0])
+        known = {f.name for dataclass_type in types for f in dataclasses.fields(dataclass_type) if f.init}
+        refuse_unknown_keys(recipe, known, f"The recipe {arguments[0]!r}")
+        parser.set_defaults(**recipe)
+        arguments = arguments[1:]
+    data, model, run, training = parser.parse_args_into_dataclasses(args=arguments)
+    return data, model, run, training  # type: ignore[return-value]  # the parser forgets which dataclass is which
