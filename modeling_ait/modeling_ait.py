@@ -358,21 +358,21 @@ class AiTPreTrainedModel(PreTrainedModel):
             for name in ("repo_id", "commit_message", "private", "revision", "create_pr")
             if name in kwargs
         }
-        # deviation from transformers: the code of every Auto class travels, whichever class is saved.
         self.config.auto_map = dict(AUTO_MAP)
         os.makedirs(save_directory, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:
             super().save_pretrained(staging, is_main_process, state_dict, **kwargs)
-            saved = sorted(os.listdir(staging))
-            # Last of all the file that names the others: until then the old one points at old weights.
-            for name in sorted(saved, key=lambda name: (name.endswith(".json"), name)):
+            # Weights before the JSON files that describe them.
+            saved = sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name))
+            for name in saved:
                 os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
-        weights = [name for name in saved if name.endswith((".safetensors", ".safetensors.index.json"))]
-        stem = "model" if kwargs.get("variant") is None else rf"model(?=.*\.{re.escape(kwargs['variant'])}\.)"
-        pattern = re.compile(rf"{stem}[^/]*\.safetensors(\.index\.json)?")
-        for name in os.listdir(save_directory) if weights else ():
-            if pattern.fullmatch(name) and name not in saved:
-                os.remove(os.path.join(save_directory, name))
+        # Left from an earlier save in other shards, they would be loaded in place of the new weights.
+        variant = "" if kwargs.get("variant") is None else re.escape(f".{kwargs['variant']}")
+        pattern = re.compile(rf"model{variant}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{variant}\.json")
+        if any(pattern.fullmatch(name) for name in saved):
+            for name in os.listdir(save_directory):
+                if pattern.fullmatch(name) and name not in saved:
+                    os.remove(os.path.join(save_directory, name))
         if push_to_hub:
             hub_kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
             if kwargs.get("token") is not None:

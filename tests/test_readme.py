@@ -1,0 +1,59 @@
+"""What the README promises: its Python runs, its files and commands exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from PIL import Image
+from transformers import ViTImageProcessorPil
+
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PUSH = "push_to_hub"
+
+
+@pytest.mark.skipif(
+    getattr(transformers.AutoImageProcessor, "is_dummy", False),
+    reason="AutoImageProcessor of this transformers needs torchvision",
+)
+def test_readme_python_runs(make_model, tmp_path):
+    folder = tmp_path / "runs" / "digits"
+    make_model().save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 12}).save_pretrained(folder)
+    Image.new("RGB", (20, 30), (200, 30, 30)).save(folder / "example.png")
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 4
+    # Pushing is tested against a local server, in test_hub.py.
+    code = "\n".join(block for block in blocks if PUSH not in block)
+    code += "\nassert outputs.retrieval_attentions[0].shape == (1, 6, 3)\nassert (after <= before + 1e-3).all()\n"
+    code += "assert sum(p.numel() for p in model.parameters()) > 15e6\n"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in {"LABEL_0", "LABEL_1", "LABEL_2"}
+
+
+def test_readme_names_files_and_targets_that_exist():
+    for name in re.findall(r"\]\(([\w./]+)\)", README) + re.findall(r"examples/recipes/\w+\.yaml", README):
+        assert (REPOSITORY / name).exists(), name
+    for module in re.findall(r"-m (examples\.\w+)", README):
+        assert (REPOSITORY / (module.replace(".", "/") + ".py")).exists(), module
+    targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(re.findall(r"^make (\w+)", README, flags=re.MULTILINE)) <= set(targets)
+
+
+def test_every_deviation_in_the_code_is_listed_in_the_model_card():
+    """Deviations are marked in the code, and the card has one numbered line for each from the paper."""
+    marks = [
+        mark
+        for path in (REPOSITORY / "modeling_ait").glob("*.py")
+        for mark in re.findall(r"# deviation: (.*)", path.read_text(encoding="utf-8"))
+    ]
+    card = (REPOSITORY / "model_card.md").read_text(encoding="utf-8")
+    listed = re.findall(
+        r"^\d+\. ", card.split("From the official code")[0].split("## Deviations")[1], flags=re.MULTILINE
+    )
+    assert len(listed) == len(marks) > 0
