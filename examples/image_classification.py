@@ -14,7 +14,8 @@ import time
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from examples.data import load_image_data
 from examples.recipes import InputError, parse_arguments
@@ -28,6 +29,7 @@ from examples.runs import (
     push_folder,
     report_run,
 )
+from modeling_ait import AiTForImageClassification
 
 
 class EpochCallback(TrainerCallback):
@@ -78,6 +80,14 @@ class AiTTrainer(Trainer):
         super().log(logs, start_time)
 
 
+def average_logged_loss(state: TrainerState) -> float:
+    """Mean training loss of all steps that were logged; the Trainer's own forgets those before a resumption."""
+    logs = [(entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry]
+    steps = [0, *(step for step, _ in logs)]
+    weighted = sum(loss * (step - before) for (step, loss), before in zip(logs, steps))
+    return weighted / steps[-1] if logs else float("nan")
+
+
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy of the logits."""
     return Accuracy().compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)
@@ -96,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with training.main_process_first(desc="preparing the output folder"):
         checkpoint = (
-            prepare_output_folder(training, arguments, run_arguments.restart, "trainer_state.json")
+            prepare_output_folder(training, arguments, run_arguments.restart, TRAINER_STATE_NAME)
             if training.should_save
             else None
         )
@@ -109,8 +119,16 @@ def main(argv: list[str] | None = None) -> None:
         compute_metrics=compute_metrics,
         callbacks=[EpochCallback(train_dataset)],
     )
-    start = time.perf_counter()
-    train_metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    start, first_step = time.perf_counter(), 0
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        first_step = state.global_step
+    if checkpoint is not None and first_step >= state.max_steps:
+        # Killed between the last step and the results. The Trainer would train for another step.
+        model.load_state_dict(AiTForImageClassification.from_pretrained(checkpoint).state_dict())
+        trainer.state = state
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     trainer.save_model()
@@ -124,9 +142,10 @@ def main(argv: list[str] | None = None) -> None:
             {
                 "accuracy": metrics["eval_accuracy"],
                 "eval_loss": metrics["eval_loss"],
-                "train_loss": train_metrics["train_loss"],
+                "train_loss": average_logged_loss(trainer.state),
                 "train_seconds": seconds,
                 "num_steps": trainer.state.global_step,
+                "resumed_from_step": first_step,
             },
             describe_command("examples.image_classification"),
         )

@@ -166,6 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         set_seed(training.seed)
 
+    first_step = step
     start = time.perf_counter() - seconds
     bar = tqdm(total=num_steps, initial=step, disable=training.disable_tqdm or not accelerator.is_main_process)
     coefficient = accelerator.unwrap_model(model).config.balance_loss_coef
@@ -234,11 +235,14 @@ def main(argv: list[str] | None = None) -> None:
                 "train_loss": train_loss,
                 "train_seconds": time.perf_counter() - start,
                 "num_steps": num_steps,
+                "resumed_from_step": first_step,
             },
             describe_command("examples.image_classification_accelerate"),
         )
         if training.push_to_hub:
             push_folder(training)
+    # Leaving while another process still reports can hang it in its communication.
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

@@ -99,7 +99,6 @@ class HubServer(ThreadingHTTPServer):
 
     Attributes:
         repositories: Every repository by its id, private ones included.
-        requests: Method and path of each request so far.
         broken_path: Requests whose path matches it are answered with the status 500.
     """
 
@@ -110,7 +109,6 @@ class HubServer(ThreadingHTTPServer):
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.repositories: dict[str, Repository] = {}
         self.large_files: dict[str, bytes] = {}
-        self.requests: list[tuple[str, str]] = []
         self.broken_path: re.Pattern | None = None
         self.lock = threading.Lock()
 
@@ -154,7 +152,6 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 
     def handle_request(self):
         url = urlsplit(self.path)
-        self.server.requests.append((self.command, url.path))
         # Always read it: what stays in the connection would be taken for the next request.
         self.body = self.read_body()
         self.query = parse_qs(url.query)

@@ -1,0 +1,294 @@
+"""Both training scripts, end to end on tiny runs: what they write, resuming, several processes, refusals."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from examples import image_classification, image_classification_accelerate
+from examples.data import load_image_data
+from examples.image_classification import AiTTrainer
+from examples.recipes import DataArguments, InputError
+from examples.runs import make_datasets
+from modeling_ait import AiTForImageClassification
+
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPTS = pytest.mark.parametrize(
+    "script", [image_classification, image_classification_accelerate], ids=["trainer", "accelerate"]
+)
+MARKERS = {image_classification: "trainer_state.json", image_classification_accelerate: "progress.json"}
+
+
+def read_results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def assert_same_weights(folder, other):
+    weights, others = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, others[name]), name
+
+
+@SCRIPTS
+def test_two_steps_write_a_complete_folder(script, make_flags, tmp_path, capsys):
+    folder = tmp_path / "run"
+    script.main(make_flags(folder))
+    assert {path.name for path in folder.iterdir() if path.is_file()} >= {
+        "README.md",
+        "config.json",
+        "configuration_ait.py",
+        "example.png",
+        "hopfield_ait.py",
+        "model.safetensors",
+        "modeling_ait.py",
+        "preprocessor_config.json",
+        "results.json",
+        "workspace_ait.py",
+    }
+    assert not [path for path in folder.iterdir() if path.name.startswith(".save-")]
+    model = AiTForImageClassification.from_pretrained(folder)
+    assert model.config.id2label == {index: str(index) for index in range(10)}
+    assert not torch.equal(model.ait.memories[0], AiTForImageClassification(model.config).ait.memories[0])
+
+    results = read_results(folder)
+    assert results["num_eval_samples"] == 51
+    assert 51 * results["accuracy"] == pytest.approx(round(51 * results["accuracy"]))
+    assert (results["num_steps"], results["seed"]) == (2, 42)
+    assert results["arguments"]["crop_padding"] == 1
+    assert results["versions"]["transformers"] == transformers.__version__
+    assert math.isfinite(results["train_loss"]) and results["train_seconds"] > 0
+
+    card = ModelCard.load(folder / "README.md")
+    assert "{" not in card.text.replace("{{", "{") and "None" not in card.text
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", results["accuracy"])
+    assert (result.task_type, result.dataset_name) == ("image-classification", "digits")
+    assert f"{100 * results['accuracy']:.2f} %" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    getattr(transformers.AutoImageProcessor, "is_dummy", False),
+    reason="AutoImageProcessor of this transformers needs torchvision",
+)
+def test_printed_lines_load_the_folder_and_classify_an_image(make_flags, tmp_path, capsys):
+    image_classification.main(make_flags(tmp_path / "run"))
+    lines = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert lines[0] == "from transformers import pipeline"
+    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "'label'" in result.stdout
+
+
+@SCRIPTS
+def test_same_seed_gives_the_same_weights_and_a_finished_run_starts_anew(script, make_flags, tmp_path):
+    folder = tmp_path / "run"
+    script.main(make_flags(folder, save_strategy="steps", save_steps=1))
+    first = shutil.copytree(folder, tmp_path / "first")
+    script.main(make_flags(folder, save_strategy="steps", save_steps=1))
+    assert_same_weights(folder, first)
+    assert read_results(folder)["accuracy"] == read_results(first)["accuracy"]
+    script.main(make_flags(folder, seed=7))
+    assert not torch.equal(
+        load_file(folder / "model.safetensors")["classifier.weight"],
+        load_file(first / "model.safetensors")["classifier.weight"],
+    )
+
+
+@SCRIPTS
+def test_killed_run_resumes_bit_for_bit(script, make_flags, tmp_path):
+    """Killed in the middle of the second epoch, with accumulation, dropout, augmentation and a shuffled order."""
+    flags = {
+        "max_steps": 7,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "save_total_limit": 5,
+        "lr_scheduler_type": "cosine",
+    }
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    script.main(make_flags(whole, **flags))
+
+    # The run hangs before it reports, so that the kill leaves checkpoints and no results.
+    code = f"""
+import sys, time
+from pathlib import Path
+import {script.__name__} as script
+def hang(*args, **kwargs):
+    Path(sys.argv[1]).touch()
+    time.sleep(600)
+script.report_run = hang
+script.main(sys.argv[2:])
+"""
+    marker = tmp_path / "reached"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(marker), *make_flags(killed, **flags)],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert marker.exists(), process.stderr.read().decode()[-2000:] if process.poll() is not None else "no progress"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+    # As if it had been killed while it wrote its second checkpoint: that one is passed over.
+    shutil.rmtree(killed / "checkpoint-7", ignore_errors=True)
+    weights = next((killed / "checkpoint-6").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (killed / "model.safetensors").unlink()
+    script.main(make_flags(killed, **flags))
+    assert read_results(killed)["resumed_from_step"] == 3
+    assert_same_weights(killed, whole)
+    assert read_results(killed)["accuracy"] == read_results(whole)["accuracy"]
+    assert read_results(killed)["train_loss"] == pytest.approx(read_results(whole)["train_loss"], rel=1e-5)
+
+
+@SCRIPTS
+def test_run_killed_after_its_last_step_is_only_reported(script, make_flags, tmp_path):
+    folder = tmp_path / "run"
+    flags = make_flags(folder, max_steps=3, save_strategy="steps", save_steps=3)
+    script.main(flags)
+    first = shutil.copytree(folder, tmp_path / "first")
+    (folder / "results.json").unlink()
+    (folder / "model.safetensors").unlink()
+    script.main(flags)
+    assert_same_weights(folder, first)
+    assert read_results(folder)["num_steps"] == read_results(folder)["resumed_from_step"] == 3
+    assert read_results(folder)["accuracy"] == read_results(first)["accuracy"]
+    assert read_results(folder)["train_loss"] == pytest.approx(read_results(first)["train_loss"], rel=1e-5)
+
+
+@SCRIPTS
+def test_unfinished_run_with_other_arguments_is_refused_unless_restarted(script, make_flags, tmp_path, caplog):
+    folder = tmp_path / "run"
+    flags = {"save_strategy": "steps", "save_steps": 1}
+    script.main(make_flags(folder, **flags))
+    (folder / "results.json").unlink()
+    with pytest.raises(InputError, match=r"learning_rate 5e-05, now 0\.001.*--restart"):
+        script.main(make_flags(folder, **flags, learning_rate=1e-3))
+    (folder / "checkpoint-2" / MARKERS[script]).unlink()
+    script.main(make_flags(folder, **flags, learning_rate=1e-3, restart=True))
+    assert read_results(folder)["arguments"]["learning_rate"] == 1e-3
+
+
+@SCRIPTS
+def test_checkpoint_is_fine_tuned_with_a_new_head(script, make_flags, image_folder, tmp_path):
+    script.main(make_flags(tmp_path / "digits"))
+    script.main(
+        [
+            *make_flags(tmp_path / "animals", dataset_name=image_folder, model_name_or_path=tmp_path / "digits"),
+            *("--model_config", "{}"),
+        ]
+    )
+    model = AiTForImageClassification.from_pretrained(tmp_path / "animals")
+    assert model.config.id2label == {0: "cat", 1: "dog"}
+    assert model.config.hidden_size == 16
+
+
+@SCRIPTS
+def test_two_processes_evaluate_every_sample_once(script, make_flags, tmp_path):
+    """51 samples in batches of 20 on two processes: what is padded for even batches must not count."""
+    folder = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["--nproc_per_node=2", f"--master_port={port}", "-m", script.__name__]
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *launch, *make_flags(folder)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    model = AiTForImageClassification.from_pretrained(folder)
+    arguments = DataArguments("digits", max_eval_samples=51)
+    data = load_image_data(arguments)
+    _, samples = make_datasets(data, arguments, transformers.ViTImageProcessorPil.from_pretrained(folder), seed=0)
+    with torch.no_grad():
+        logits = model(torch.stack([samples[index]["pixel_values"] for index in range(51)])).logits
+    labels = torch.tensor([int(samples[index]["labels"]) for index in range(51)])
+    results = read_results(folder)
+    # The Trainer averages the loss over padded batches; its accuracy is exact.
+    tolerance = 1e-4 if script is image_classification_accelerate else 1e-2
+    assert results["accuracy"] == pytest.approx(float((logits.argmax(-1) == labels).float().mean()))
+    assert results["eval_loss"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, labels)), rel=tolerance
+    )
+
+
+@pytest.fixture
+def make_trainer(make_model, tmp_path):
+    def make(**fields):
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=1, **fields
+        )
+        return AiTTrainer(model=make_model(balance_loss_coef=2.0), args=arguments)
+
+    return make
+
+
+def test_logs_tell_task_loss_and_balance_loss_apart(make_flags, tmp_path):
+    image_classification.main(make_flags(tmp_path / "run", save_strategy="steps", save_steps=2))
+    state = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())
+    logs = [entry for entry in state["log_history"] if "loss" in entry]
+    assert len(logs) == 2
+    for entry in logs:
+        assert entry["balance_loss"] > 0
+        assert entry["loss"] == pytest.approx(entry["task_loss"] + 0.01 * entry["balance_loss"], abs=1e-5)
+
+
+def test_label_smoothing_keeps_the_balance_loss(make_trainer, make_images):
+    trainer = make_trainer(label_smoothing_factor=0.1)
+    inputs = {"pixel_values": make_images(), "labels": torch.tensor([0, 1, 2, 1])}
+    model = trainer.model.train()
+    memories = [memory.clone() for memory in model.ait.memories]
+    loss, outputs = trainer.compute_loss(model, dict(inputs), return_outputs=True)
+    smoothed = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"], label_smoothing=0.1)
+    torch.testing.assert_close(loss, smoothed + 2.0 * outputs.balance_loss)
+    assert trainer.loss_parts["task_loss"][0] == pytest.approx(float(smoothed), rel=1e-5)
+    # The plain Trainer loses it, which is why there is a Trainer of our own.
+    with torch.no_grad():
+        for memory, before in zip(model.ait.memories, memories):
+            memory.copy_(before)
+    plain = Trainer(model=model, args=trainer.args).compute_loss(model, dict(inputs))
+    torch.testing.assert_close(plain, smoothed)
+
+
+def test_replaced_loss_is_refused(make_model):
+    with pytest.raises(ValueError, match="compute_loss_func"):
+        AiTTrainer(model=make_model(), compute_loss_func=lambda *args, **kwargs: 0)
+
+
+@pytest.mark.parametrize("flags", [{"gradient_checkpointing": True}, {"label_smoothing_factor": 0.1}, {"bf16": True}])
+def test_training_options_run(flags, make_flags, tmp_path):
+    image_classification.main(make_flags(tmp_path / "run", **flags))
+    assert math.isfinite(read_results(tmp_path / "run")["train_loss"])
+
+
+def test_mistake_is_one_line_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "examples.image_classification", "--dataset_name", str(tmp_path / "nowhere")]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: There is no folder")
+    assert "Traceback" not in result.stderr
