@@ -60,7 +60,9 @@ def convert_weights(
         try:
             tensors = list(transform(weights[source]))
         except RuntimeError as error:
-            raise ConversionError(f"The weight {source} of shape {tuple(weights[source].shape)}: {error}") from error
+            raise ConversionError(
+                f"The weight {source} of shape {tuple(weights[source].shape)} contradicts the other weights: {error}"
+            ) from error
         for name, tensor in zip(targets, tensors):
             if tensor.shape != expected[name].shape:
                 raise ConversionError(

@@ -117,7 +117,8 @@ def read_checkpoint(path: str) -> dict[str, torch.Tensor]:
             f"Save `model.state_dict()` with torch.save instead. ({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ConversionError(f"{path!r} cannot be read, it may be truncated: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConversionError(f"{path!r} cannot be read, it may be truncated: {reason}") from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
         raise ConversionError(f"{path!r} holds no state dict (names and tensors), but a {type(weights).__name__}.")
     return {str(name).removeprefix("module."): tensor for name, tensor in weights.items()}
