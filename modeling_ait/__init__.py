@@ -3,21 +3,29 @@
 Importing this package registers the model with the Auto classes of transformers.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVisualQuestionAnswering,
+)
 from transformers.utils import is_torchvision_available, is_vision_available
 
 from .configuration_ait import AiTConfig
 from .hopfield_ait import compute_energy, retrieve_patterns
-from .modeling_ait import AiTForImageClassification, AiTModel, AiTPreTrainedModel
+from .modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
 
 
 AutoConfig.register(AiTConfig.model_type, AiTConfig, exist_ok=True)
 AutoModel.register(AiTConfig, AiTModel, exist_ok=True)
 AutoModelForImageClassification.register(AiTConfig, AiTForImageClassification, exist_ok=True)
+AutoModelForVisualQuestionAnswering.register(AiTConfig, AiTForRelationalReasoning, exist_ok=True)
 
 AiTConfig.register_for_auto_class()
 AiTModel.register_for_auto_class("AutoModel")
 AiTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+AiTForRelationalReasoning.register_for_auto_class("AutoModelForVisualQuestionAnswering")
 
 image_processor_classes: dict[str, type] = {}
 if is_vision_available():
@@ -37,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AiTConfig",
     "AiTForImageClassification",
+    "AiTForRelationalReasoning",
     "AiTModel",
     "AiTPreTrainedModel",
     "compute_energy",

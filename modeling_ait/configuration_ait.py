@@ -82,6 +82,14 @@ class AiTConfig(PreTrainedConfig):
         pooling (`str`, *optional*, defaults to `"mean"`):
             What the classifier sees: `"mean"` over the tokens, all of them (`"flatten"`, the official code), or a
             prepended `"cls"` token.
+        question_size (`int`, *optional*):
+            Width of the question vector of [`AiTForRelationalReasoning`], for instance 18 for Sort-of-CLEVR. `None` is
+            a model without a question.
+        use_vit_norms (`bool`, *optional*, defaults to `False`):
+            Whether the norms stand where a ViT has them: none around the patch projection, and none on the MLP's way
+            into the residual (the workspace still gets normed tokens). It lets a pretrained ViT become an AiT.
+        num_register_tokens (`int`, *optional*, defaults to 0):
+            Learned tokens behind the CLS token, such as DeiT's distillation token.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -130,6 +138,9 @@ class AiTConfig(PreTrainedConfig):
     balance_loss_coef: float | int = 0.01
     position_embedding_type: str = "learned"
     pooling: str = "mean"
+    question_size: int | None = None
+    use_vit_norms: bool = False
+    num_register_tokens: int = 0
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
@@ -155,6 +166,8 @@ class AiTConfig(PreTrainedConfig):
         ):
             require(getattr(self, name) > 0, name, "a positive integer")
         require(self.num_memory_slots >= 0, "num_memory_slots", "0 (no workspace) or a positive integer")
+        require(self.num_register_tokens >= 0, "num_register_tokens", "0 or a positive integer")
+        require(self.question_size is None or self.question_size > 0, "question_size", "a positive integer or None")
         require(
             self.bottleneck_size is None or self.bottleneck_size > 0,
             "bottleneck_size",

@@ -29,6 +29,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_ait.AiTConfig",
     "AutoModel": "modeling_ait.AiTModel",
     "AutoModelForImageClassification": "modeling_ait.AiTForImageClassification",
+    "AutoModelForVisualQuestionAnswering": "modeling_ait.AiTForRelationalReasoning",
 }
 
 
@@ -64,9 +65,9 @@ class AiTModelOutput(BaseModelOutputWithPooling):
 
 
 @dataclass
-class AiTImageClassifierOutput(ImageClassifierOutput):
+class AiTClassifierOutput(ImageClassifierOutput):
     r"""
-    Output of [`AiTForImageClassification`].
+    Output of [`AiTForImageClassification`] and [`AiTForRelationalReasoning`].
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
@@ -122,7 +123,11 @@ def read_memory(memory: torch.Tensor) -> torch.Tensor:
 
 
 class AiTPatchEmbeddings(nn.Module):
-    """Split images into patches and embed each, (B, C, H, W) -> (B, N, E): LayerNorm, Linear, LayerNorm."""
+    """
+    Split images into patches and embed each, (B, C, H, W) -> (B, N, E): LayerNorm, Linear, LayerNorm.
+
+    With `use_vit_norms` it is the Linear alone.
+    """
 
     def __init__(self, config: AiTConfig):
         super().__init__()
@@ -132,9 +137,10 @@ class AiTPatchEmbeddings(nn.Module):
         self.grid_shape = tuple(image // patch for image, patch in zip(self.image_shape, self.patch_shape))
         self.num_patches = self.grid_shape[0] * self.grid_shape[1]
         patch_size = self.patch_shape[0] * self.patch_shape[1] * config.num_channels
-        self.layernorm_before = nn.LayerNorm(patch_size, eps=config.layer_norm_eps)
+        norm_class = nn.Identity if config.use_vit_norms else nn.LayerNorm
+        self.layernorm_before = norm_class(patch_size, eps=config.layer_norm_eps)
         self.projection = nn.Linear(patch_size, config.hidden_size)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = norm_class(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if pixel_values.dim() != 4:
@@ -160,14 +166,43 @@ class AiTPatchEmbeddings(nn.Module):
         return self.layernorm_after(self.projection(self.layernorm_before(patches)))
 
 
+class AiTQuestionEmbeddings(nn.Module):
+    """Embed a question vector as a token, (B, question_size) -> (B, 1, E): LayerNorm, Linear, LayerNorm."""
+
+    def __init__(self, question_size: int, config: AiTConfig):
+        super().__init__()
+        self.question_size = question_size
+        self.layernorm_before = nn.LayerNorm(question_size, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(question_size, config.hidden_size)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, question: torch.Tensor) -> torch.Tensor:
+        if question.dim() != 2 or question.shape[1] != self.question_size:
+            raise ValueError(
+                f"`question` must have the shape (batch_size, {self.question_size}) (`question_size`), "
+                f"but got {tuple(question.shape)}."
+            )
+        question = question.to(self.projection.weight.dtype)
+        return self.layernorm_after(self.projection(self.layernorm_before(question))).unsqueeze(1)
+
+
 class AiTEmbeddings(nn.Module):
-    """Patch embeddings, with a CLS token and learned positions where the configuration asks for them."""
+    """Patch embeddings, behind a CLS token, register tokens and a question where the configuration asks for them."""
 
     def __init__(self, config: AiTConfig):
         super().__init__()
         self.patch_embeddings = AiTPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.pooling == "cls" else None
-        self.num_tokens = self.patch_embeddings.num_patches + (config.pooling == "cls")
+        self.register_tokens = (
+            nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
+            if config.num_register_tokens > 0
+            else None
+        )
+        self.question_embeddings = (
+            AiTQuestionEmbeddings(config.question_size, config) if config.question_size is not None else None
+        )
+        num_prefix_tokens = (config.pooling == "cls") + config.num_register_tokens + (config.question_size is not None)
+        self.num_tokens = num_prefix_tokens + self.patch_embeddings.num_patches
         self.position_embeddings = (
             nn.Parameter(torch.zeros(1, self.num_tokens, config.hidden_size))
             if config.position_embedding_type == "learned"
@@ -175,10 +210,23 @@ class AiTEmbeddings(nn.Module):
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    @property
+    def learned_tokens(self) -> list[torch.Tensor]:
+        """The CLS token and the register tokens, as far as there are any: (1, number, hidden_size) each."""
+        return [tokens for tokens in (self.cls_token, self.register_tokens) if tokens is not None]
+
+    def forward(self, pixel_values: torch.Tensor, question: torch.Tensor | None = None) -> torch.Tensor:
         embeddings = self.patch_embeddings(pixel_values)  # (batch_size, num_patches, hidden_size)
-        if self.cls_token is not None:
-            embeddings = torch.cat((self.cls_token.expand(embeddings.shape[0], -1, -1), embeddings), dim=1)
+        if (question is None) != (self.question_embeddings is None):
+            raise ValueError(
+                "This model was configured without a question (`question_size` is None), but `question` was given."
+                if self.question_embeddings is None
+                else f"This model needs `question`, of shape (batch_size, {self.question_embeddings.question_size})."
+            )
+        tokens = [token.expand(embeddings.shape[0], -1, -1) for token in self.learned_tokens]
+        if self.question_embeddings is not None:
+            tokens.append(self.question_embeddings(question))
+        embeddings = torch.cat([*tokens, embeddings], dim=1)  # (batch_size, num_tokens, hidden_size)
         if self.position_embeddings is not None:
             embeddings = embeddings + self.position_embeddings
         return self.dropout(embeddings)
@@ -244,17 +292,20 @@ class AiTAttention(nn.Module):
 
 
 class AiTMLP(nn.Module):
-    """Two-layer perceptron with a LayerNorm on its output, (B, N, E) -> (B, N, E)."""
+    """Two-layer perceptron, with and without a LayerNorm on its output, (B, N, E) -> 2 x (B, N, E)."""
 
     def __init__(self, config: AiTConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        # A ViT without a workspace has no use for it.
+        is_used = config.num_memory_slots > 0 or not config.use_vit_norms
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_used else nn.Identity()
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.layernorm(self.fc2(self.activation_fn(self.fc1(hidden_states))))
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_states = self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        return hidden_states, self.layernorm(hidden_states)
 
 
 class AiTLayer(GradientCheckpointingLayer):
@@ -271,6 +322,7 @@ class AiTLayer(GradientCheckpointingLayer):
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = AiTMLP(config)
         self.workspace = AiTWorkspace(config) if config.num_memory_slots > 0 else None
+        self.use_vit_norms = config.use_vit_norms
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -284,14 +336,16 @@ class AiTLayer(GradientCheckpointingLayer):
         attended, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
 
-        tokens = self.mlp(self.layernorm_after(hidden_states))  # (batch_size, num_tokens, hidden_size)
+        mlp_output, tokens = self.mlp(self.layernorm_after(hidden_states))  # 2 x (batch_size, num_tokens, hidden_size)
+        # deviation: with `use_vit_norms` the residual gets the MLP's output without the norm, as in a ViT.
+        update = mlp_output if self.use_vit_norms else tokens
         balance_loss = None
         if self.workspace is not None:
             if update_memory:
                 memory, balance_loss, _ = self.workspace.write(memory, tokens)
             retrieved, _, _ = self.workspace.retrieve(memory, tokens, output_energies=output_energies)
-            tokens = tokens + retrieved
-        return hidden_states + self.dropout(tokens), memory, balance_loss
+            update = update + retrieved
+        return hidden_states + self.dropout(update), memory, balance_loss
 
 
 class AiTPreTrainedModel(PreTrainedModel):
@@ -323,7 +377,7 @@ class AiTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, AiTEmbeddings):
-            for parameter in (module.cls_token, module.position_embeddings):
+            for parameter in (*module.learned_tokens, module.position_embeddings):
                 if parameter is not None:
                     init.trunc_normal_(parameter, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, (AiTMemoryWrite, AiTMemoryRetrieval)):
@@ -435,6 +489,7 @@ class AiTModel(AiTPreTrainedModel):
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
+        question: torch.Tensor | None = None,
         update_memory: bool | None = None,
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTModelOutput:
@@ -444,6 +499,8 @@ class AiTModel(AiTPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Images of the configured size, as the image processor returns them.
+            question (`torch.FloatTensor` of shape `(batch_size, question_size)`, *optional*):
+                Question vectors; needed if the configuration has a `question_size`, refused otherwise.
             update_memory (`bool`, *optional*):
                 Whether to write the batch into the memories before reading them. Defaults to `self.training`. When
                 written, all samples of the batch compete, so an output depends on the other samples, and the
@@ -453,7 +510,7 @@ class AiTModel(AiTPreTrainedModel):
                 Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
 
         Raises:
-            `ValueError`: if `pixel_values` is missing or its shape does not fit the configuration.
+            `ValueError`: if `pixel_values` or `question` is missing or does not fit the configuration.
         """
         if pixel_values is None:
             raise ValueError("You have to specify `pixel_values`.")
@@ -461,7 +518,8 @@ class AiTModel(AiTPreTrainedModel):
             update_memory = self.training
         update_memory = update_memory and self.num_memories > 0
 
-        hidden_states = self.embeddings(pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype))
+        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        hidden_states = self.embeddings(pixel_values, question)
         memories: list = [read_memory(memory) for memory in self.memories] or [None] * len(self.layers)
         balance_losses = []
         for layer_index, layer in enumerate(self.layers):
@@ -488,14 +546,8 @@ class AiTModel(AiTPreTrainedModel):
         )
 
 
-class AiTForImageClassification(AiTPreTrainedModel):
-    r"""
-    AiT with a linear classifier on the pooled tokens.
-
-    Args:
-        config ([`AiTConfig`]):
-            Configuration. `num_labels` or `id2label` sets the classes.
-    """
+class AiTClassifier(AiTPreTrainedModel):
+    """What the models with a classifier on the pooled tokens share."""
 
     # The loss is a mean over the micro-batch plus a term that is no mean over samples: the Trainer has to divide both
     # by the accumulation steps, which it leaves out for models whose forward takes keyword arguments.
@@ -504,9 +556,41 @@ class AiTForImageClassification(AiTPreTrainedModel):
     def __init__(self, config: AiTConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
+        self.loss_type = "ForImageClassification"
         self.ait = AiTModel(config)
         self.classifier = nn.Linear(self.ait.pooled_size, self.num_labels) if self.num_labels else nn.Identity()
         self.post_init()
+
+    def classify(self, outputs: AiTModelOutput, labels: torch.Tensor | None, **kwargs) -> AiTClassifierOutput:
+        """Turn the encoder's output into logits and, with labels, the loss."""
+        logits = self.classifier(outputs.pooler_output)  # (batch_size, num_labels)
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+            if outputs.balance_loss is not None:
+                loss = loss + self.config.balance_loss_coef * outputs.balance_loss.to(loss.device)
+
+        return AiTClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            balance_loss=outputs.balance_loss,
+            retrieval_attentions=outputs.retrieval_attentions,
+            write_attentions=outputs.write_attentions,
+            energies=outputs.energies,
+        )
+
+
+class AiTForImageClassification(AiTClassifier):
+    r"""
+    AiT with a linear classifier on the pooled tokens.
+
+    Args:
+        config ([`AiTConfig`]):
+            Configuration. `num_labels` or `id2label` sets the classes.
+    """
 
     @can_return_tuple
     def forward(
@@ -515,7 +599,7 @@ class AiTForImageClassification(AiTPreTrainedModel):
         labels: torch.Tensor | None = None,
         update_memory: bool | None = None,
         **kwargs: Unpack[AiTKwargs],
-    ) -> AiTImageClassifierOutput:
+    ) -> AiTClassifierOutput:
         r"""
         Classify images.
 
@@ -543,25 +627,61 @@ class AiTForImageClassification(AiTPreTrainedModel):
         >>> list(model(torch.zeros(1, 3, 32, 32)).logits.shape)
         [1, 2]
         ```"""
-        outputs: AiTModelOutput = self.ait(pixel_values, update_memory=update_memory, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, **kwargs)
-            if outputs.balance_loss is not None:
-                loss = loss + self.config.balance_loss_coef * outputs.balance_loss.to(loss.device)
-
-        return AiTImageClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            balance_loss=outputs.balance_loss,
-            retrieval_attentions=outputs.retrieval_attentions,
-            write_attentions=outputs.write_attentions,
-            energies=outputs.energies,
-        )
+        return self.classify(self.ait(pixel_values, update_memory=update_memory, **kwargs), labels, **kwargs)
 
 
-__all__ = ["AiTForImageClassification", "AiTModel", "AiTPreTrainedModel"]
+class AiTForRelationalReasoning(AiTClassifier):
+    r"""
+    AiT that answers a question about an image (AiT, section "Relational reasoning"; Sort-of-CLEVR).
+
+    The question vector becomes a token (LayerNorm, Linear, LayerNorm) in front of the patches; a linear classifier
+    on the pooled tokens gives the answer.
+
+    Args:
+        config ([`AiTConfig`]):
+            Configuration, with a `question_size`. `num_labels` or `id2label` sets the answers.
+
+    Raises:
+        `ValueError`: if the configuration has no `question_size`.
+    """
+
+    def __init__(self, config: AiTConfig):
+        if config.question_size is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the width of its question vector: set `question_size` in the config "
+                "(18 for Sort-of-CLEVR). Without a question use AiTForImageClassification."
+            )
+        super().__init__(config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        question: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        update_memory: bool | None = None,
+        **kwargs: Unpack[AiTKwargs],
+    ) -> AiTClassifierOutput:
+        r"""
+        Answer one question for each image.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Images of the configured size.
+            question (`torch.FloatTensor` of shape `(batch_size, question_size)`):
+                Question vectors.
+            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Indices of the answers in `[0, num_labels)`. With them the output has `loss`, which includes the
+                balance loss when the memory was written.
+            update_memory (`bool`, *optional*):
+                Whether to write the memories, see [`AiTModel.forward`]. Defaults to `self.training`.
+            output_workspace (`bool`, *optional*):
+                Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
+
+        Raises:
+            `ValueError`: if `pixel_values` or `question` is missing or does not fit the configuration.
+        """
+        return self.classify(self.ait(pixel_values, question, update_memory=update_memory, **kwargs), labels, **kwargs)
+
+
+__all__ = ["AiTForImageClassification", "AiTForRelationalReasoning", "AiTModel", "AiTPreTrainedModel"]

@@ -39,8 +39,8 @@ def make_config():
 def make_model(make_config):
     """Factory of tiny classifiers with every parameter random, so that no bias, norm or transposition is hidden."""
 
-    def make(**fields):
-        model = AiTForImageClassification(make_config(**fields))
+    def make(model_class=AiTForImageClassification, **fields):
+        model = model_class(make_config(**fields))
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -89,7 +89,7 @@ def retrieve(weights, prefix, memory, token, beta, num_steps):
     return token
 
 
-def run_reference(weights, config, images, update_memory):
+def run_reference(weights, config, images, update_memory, questions=None):
     """
     Classify images with a model described by its state dict and a dictionary of its configuration.
 
@@ -102,7 +102,7 @@ def run_reference(weights, config, images, update_memory):
 
     patch = config["patch_size"]
     samples = []
-    for image in images:
+    for index, image in enumerate(images):
         tokens = []
         for top in range(0, image.shape[1], patch):
             for left in range(0, image.shape[2], patch):
@@ -112,12 +112,25 @@ def run_reference(weights, config, images, update_memory):
                     for column in range(patch)
                     for channel in range(image.shape[0])
                 ]
-                token = norm(torch.stack(pixels), "ait.embeddings.patch_embeddings.layernorm_before")
-                name = "ait.embeddings.patch_embeddings.projection"
-                token = weights[name + ".weight"] @ token + weights[name + ".bias"]
-                tokens.append(norm(token, "ait.embeddings.patch_embeddings.layernorm_after"))
+                name = "ait.embeddings.patch_embeddings."
+                token = torch.stack(pixels)
+                if not config["use_vit_norms"]:
+                    token = norm(token, name + "layernorm_before")
+                token = weights[name + "projection.weight"] @ token + weights[name + "projection.bias"]
+                if not config["use_vit_norms"]:
+                    token = norm(token, name + "layernorm_after")
+                tokens.append(token)
+        prefix_tokens = []
         if config["pooling"] == "cls":
-            tokens.insert(0, weights["ait.embeddings.cls_token"][0, 0])
+            prefix_tokens.append(weights["ait.embeddings.cls_token"][0, 0])
+        for register in range(config["num_register_tokens"]):
+            prefix_tokens.append(weights["ait.embeddings.register_tokens"][0, register])
+        if questions is not None:
+            name = "ait.embeddings.question_embeddings."
+            token = norm(questions[index], name + "layernorm_before")
+            token = weights[name + "projection.weight"] @ token + weights[name + "projection.bias"]
+            prefix_tokens.append(norm(token, name + "layernorm_after"))
+        tokens = prefix_tokens + tokens
         if config["position_embedding_type"] == "learned":
             positions = weights["ait.embeddings.position_embeddings"][0]
             tokens = [token + position for token, position in zip(tokens, positions)]
@@ -127,18 +140,20 @@ def run_reference(weights, config, images, update_memory):
     balance_loss = 0.0 if update_memory else None
     for layer in range(config["num_hidden_layers"]):
         prefix = f"ait.layers.{layer}."
-        mlp_outputs = []
+        mlp_outputs, residuals = [], []
         for index, tokens in enumerate(samples):
             normed = [norm(token, prefix + "layernorm_before") for token in tokens]
             attended = self_attention(weights, prefix + "attention.", normed, config["num_attention_heads"])
             samples[index] = [token + change for token, change in zip(tokens, attended)]
-            outputs = []
+            outputs, plain = [], []
             for token in samples[index]:
                 hidden = weights[prefix + "mlp.fc1.weight"] @ norm(token, prefix + "layernorm_after")
                 hidden = gelu(hidden + weights[prefix + "mlp.fc1.bias"])
                 hidden = weights[prefix + "mlp.fc2.weight"] @ hidden + weights[prefix + "mlp.fc2.bias"]
                 outputs.append(norm(hidden, prefix + "mlp.layernorm"))
+                plain.append(hidden)
             mlp_outputs.append(outputs)
+            residuals.append(plain if config["use_vit_norms"] else outputs)
 
         memory = weights[f"ait.memory_{layer}"]
         if update_memory:
@@ -158,7 +173,7 @@ def run_reference(weights, config, images, update_memory):
         for index, outputs in enumerate(mlp_outputs):
             samples[index] = [
                 token
-                + output
+                + residual
                 + retrieve(
                     weights,
                     prefix + "workspace.retrieve.",
@@ -167,7 +182,7 @@ def run_reference(weights, config, images, update_memory):
                     config["hopfield_beta"],
                     config["num_retrieval_steps"],
                 )
-                for token, output in zip(samples[index], outputs)
+                for token, output, residual in zip(samples[index], outputs, residuals[index])
             ]
 
     logits = []

@@ -27,6 +27,7 @@ def test_public_names_are_pinned():
     assert modeling_ait.__all__ == [
         "AiTConfig",
         "AiTForImageClassification",
+        "AiTForRelationalReasoning",
         "AiTModel",
         "AiTPreTrainedModel",
         "compute_energy",

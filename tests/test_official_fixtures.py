@@ -7,111 +7,54 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_ait import AiTConfig, AiTForImageClassification
+from conversion.common import expand_layers
+from conversion.convert_official import convert_checkpoint, make_weight_map
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
 FIXTURES = Path(__file__).parent / "fixtures" / "official"
-# The official code keeps these and never uses them, or has them under another name.
-WITHOUT_COUNTERPART = {
-    "pos_embedding",
-    "cls_token",
-    "to_patch_embedding_cnn.0.weight",
-    "to_patch_embedding_cnn.0.bias",
-}
+CLASSES = {"image_classification": AiTForImageClassification, "relational_reasoning": AiTForRelationalReasoning}
 
 
-def rename_layer_weight(name: str, tensor: torch.Tensor, num_heads: int):
-    """Yield our name and tensor for an official tensor inside a layer."""
-    qkv = {"0.fn.to_qkv.weight": ("q_proj", "k_proj", "v_proj")}
-    simple = {
-        "0.norm": "layernorm_before",
-        "0.fn.to_out.0": "attention.o_proj",
-        "1.norm": "layernorm_after",
-        "1.fn.fc1": "mlp.fc1",
-        "1.fn.fc2": "mlp.fc2",
-        "1.fn.norm": "mlp.layernorm",
-        "1.fn.fc3": "workspace.retrieve.pattern_proj",
-        "1.fn.memoryupdate.mha.w_qs": "workspace.write.q_proj",
-        "1.fn.memoryupdate.mha.w_ks": "workspace.write.k_proj",
-        "1.fn.memoryupdate.mha.w_vs": "workspace.write.v_proj",
-        "1.fn.memoryupdate.mha.fc": "workspace.write.o_proj",
-        "1.fn.memoryupdate.mha.layer_norm": "workspace.write.layernorm",
-    }
-    if name in qkv:
-        for projection, part in zip(qkv[name], tensor.chunk(3)):
-            yield f"attention.{projection}.weight", part
-        return
-    module, kind = name.rsplit(".", 1)
-    if module == "1.fn.memoryupdate.mha.fc":
-        # The official code concatenates its heads width-major: column d * S + s belongs to head s.
-        tensor = tensor.unflatten(1, (-1, num_heads)).transpose(1, 2).flatten(1)
-    yield f"{simple[module]}.{kind}", tensor
-
-
-def convert(tensors: dict[str, torch.Tensor], num_heads: int) -> dict[str, torch.Tensor]:
-    top = {
-        "to_patch_embedding.1": "ait.embeddings.patch_embeddings.layernorm_before",
-        "to_patch_embedding.2": "ait.embeddings.patch_embeddings.projection",
-        "to_patch_embedding.3": "ait.embeddings.patch_embeddings.layernorm_after",
-        "mlp_head.0": "ait.layernorm",
-        "mlp_head.1": "classifier",
-    }
-    converted = {}
-    for name, tensor in tensors.items():
-        if name in WITHOUT_COUNTERPART or name.endswith("memoryupdate.beta"):
-            continue
-        if name.startswith("transformer.layers."):
-            layer, rest = name.removeprefix("transformer.layers.").split(".", 1)
-            if rest == "1.fn.memoryupdate.memory":
-                converted[f"ait.memory_{layer}"] = tensor
-                continue
-            for ours, part in rename_layer_weight(rest, tensor, num_heads):
-                converted[f"ait.layers.{layer}.{ours}"] = part
-        else:
-            module, kind = name.rsplit(".", 1)
-            converted[f"{top[module]}.{kind}"] = tensor
-    return converted
-
-
-def convert_gradients(sizes, tensors):
-    gradients = {name.removeprefix("grad."): tensor for name, tensor in tensors.items() if name.startswith("grad.")}
-    return convert(gradients, sizes["memory_head"])
-
-
-@pytest.fixture
-def official():
-    sizes = json.loads((FIXTURES / "image_classification.json").read_text())
-    return sizes, load_file(FIXTURES / "image_classification.safetensors")
+@pytest.fixture(params=CLASSES)
+def official(request):
+    """Name of the model, its sizes and the tensors that the official code computed."""
+    sizes = json.loads((FIXTURES / f"{request.param}.json").read_text())
+    return request.param, sizes, load_file(FIXTURES / f"{request.param}.safetensors")
 
 
 @pytest.fixture
 def model(official):
-    sizes, tensors = official
-    config = AiTConfig(
-        hidden_size=sizes["hidden_size"],
-        num_hidden_layers=sizes["num_hidden_layers"],
-        num_attention_heads=sizes["num_attention_heads"],
-        intermediate_size=sizes["intermediate_size"],
-        image_size=sizes["image_size"],
-        patch_size=sizes["patch_size"],
-        num_labels=sizes["num_classes"],
-        num_memory_slots=sizes["pattern_size"],
-        memory_slot_size=sizes["memory_dim"],
-        num_memory_heads=sizes["memory_head"],
-        bottleneck_size=sizes["bottleneck"],
-        hopfield_beta=sizes["beta"],
-        memory_dropout_prob=0.0,
-        differentiable_write=False,
-        position_embedding_type="none",
-        pooling="flatten",
+    name, sizes, tensors = official
+    model = convert_checkpoint(
+        str(FIXTURES / f"{name}.pth"), bottleneck_size=sizes["bottleneck"], hopfield_beta=sizes["beta"]
     )
-    model = AiTForImageClassification(config)
-    weights = torch.load(FIXTURES / "image_classification.pth", weights_only=True)
-    model.load_state_dict(convert(weights, sizes["memory_head"]))
+    assert type(model) is CLASSES[name]
+    for write in (layer.workspace.write for layer in model.ait.layers):
+        write.dropout.p = 0.0  # as in the fixture
     with torch.no_grad():
         for layer, memory in enumerate(model.ait.memories):
             memory.copy_(tensors[f"memory_before.{layer}"])
     return model
+
+
+def get_inputs(tensors, suffix="", prefix=""):
+    """Inputs of a batch by our names; `question` where the model takes one."""
+    return {
+        name: tensors[f"{prefix}{name}{suffix}"]
+        for name in ("pixel_values", "question")
+        if f"{prefix}{name}{suffix}" in tensors
+    }
+
+
+def convert_gradients(sizes, tensors):
+    weight_map = make_weight_map(sizes["memory_head"], has_question="question" in tensors)
+    return {
+        target: part
+        for name, (targets, transform) in expand_layers(weight_map, sizes["num_hidden_layers"]).items()
+        if f"grad.{name}" in tensors
+        for target, part in zip(targets, transform(tensors[f"grad.{name}"]))
+    }
 
 
 def assert_near(computed, expected):
@@ -119,15 +62,17 @@ def assert_near(computed, expected):
 
 
 def test_frozen_memory_gives_official_logits(model, official):
-    _, tensors = official
+    tensors = official[-1]
+    inputs = get_inputs(tensors)
     with torch.no_grad():
-        assert_near(model.eval()(tensors["pixel_values"]).logits, tensors["logits_frozen"])
-        assert_near(model(tensors["pixel_values"][:1]).logits, tensors["logits_frozen_first_sample"])
+        assert_near(model.eval()(**inputs).logits, tensors["logits_frozen"])
+        first = {name: tensor[:1] for name, tensor in inputs.items()}
+        assert_near(model(**first).logits, tensors["logits_frozen_first_sample"])
 
 
 def test_writing_forward_gives_official_loss_memories_and_gradients(model, official):
-    sizes, tensors = official
-    outputs = model.train()(tensors["pixel_values"], labels=tensors["labels"].long())
+    _, sizes, tensors = official
+    outputs = model.train()(**get_inputs(tensors), labels=tensors["labels"].long())
     outputs.loss.backward()
     assert_near(outputs.logits, tensors["logits_write"])
     assert_near(outputs.loss, tensors["loss"])
@@ -151,7 +96,7 @@ def test_official_query_gradient_is_stale_and_otherwise_equal(model, official):
     Autograd cannot notice: its gradient of the query projection is multiplied with the moving average before
     normalisation, where the derivative has the memory that was projected. Ours is the derivative (test_reference.py).
     """
-    sizes, tensors = official
+    _, sizes, tensors = official
     query_gradients, written = {}, {}
     for index, layer in enumerate(model.ait.layers):
 
@@ -163,7 +108,7 @@ def test_official_query_gradient_is_stale_and_otherwise_equal(model, official):
 
         layer.workspace.write.q_proj.register_forward_hook(record_query)
         layer.workspace.write.o_proj.register_forward_hook(record_written)
-    model.train()(tensors["pixel_values"], labels=tensors["labels"].long()).loss.backward()
+    model.train()(**get_inputs(tensors), labels=tensors["labels"].long()).loss.backward()
 
     expected = convert_gradients(sizes, tensors)
     for index, layer in enumerate(model.ait.layers):
@@ -177,19 +122,19 @@ def test_official_query_gradient_is_stale_and_otherwise_equal(model, official):
 
 
 def test_five_writing_forwards_give_official_memories(model, official):
-    _, tensors = official
-    batches = [tensors["pixel_values"]] + [tensors[f"extra_pixel_values.{index}"] for index in range(4)]
+    tensors = official[-1]
+    extra = [get_inputs(tensors, suffix=f".{index}", prefix="extra_") for index in range(4)]
     with torch.no_grad():
-        for batch in batches:
-            model.train()(batch)
+        for batch in [get_inputs(tensors), *extra]:
+            model.train()(**batch)
     for layer, memory in enumerate(model.ait.memories):
         assert_near(memory, tensors[f"memory_after_5.{layer}"])
 
 
 def test_evaluation_with_update_memory_writes_as_the_official_code_does(model, official):
-    _, tensors = official
+    tensors = official[-1]
     with torch.no_grad():
-        outputs = model.eval()(tensors["pixel_values"], update_memory=True)
+        outputs = model.eval()(**get_inputs(tensors), update_memory=True)
     assert_near(outputs.logits, tensors["logits_write"])
     for layer, memory in enumerate(model.ait.memories):
         assert_near(memory, tensors[f"memory_after.{layer}"])

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from modeling_ait import AiTForRelationalReasoning
+
 from .reference_ait import run_reference
 
 
@@ -15,14 +17,29 @@ VARIANTS = {
     "bottleneck wider than the batch": {"bottleneck_size": 100},
     "three retrieval steps, cold": {"num_retrieval_steps": 3, "hopfield_beta": 2.5},
     "fast memory": {"memory_update_rate": 0.7},
+    "norms and biases of a ViT": {
+        "use_vit_norms": True,
+        "pooling": "cls",
+        "qkv_bias": False,
+        "num_register_tokens": 2,
+    },
 }
 
 
 @pytest.mark.parametrize("update_memory", [True, False])
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
 def test_model_equals_reference(make_model, make_images, fields, update_memory):
-    model = make_model(**fields)
-    images = make_images(batch_size=2)
+    assert_equals_reference(make_model(**fields), {"pixel_values": make_images(batch_size=2)}, update_memory)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "flatten", "cls"])
+def test_relational_model_equals_reference(make_model, make_images, pooling):
+    model = make_model(AiTForRelationalReasoning, question_size=5, pooling=pooling)
+    inputs = {"pixel_values": make_images(batch_size=2), "question": torch.randn(2, 5)}
+    assert_equals_reference(model, inputs, update_memory=True)
+
+
+def assert_equals_reference(model, inputs, update_memory):
     labels = torch.tensor([2, 0])
     weights = {
         name: tensor.detach().double().requires_grad_(name in dict(model.named_parameters()))
@@ -30,13 +47,19 @@ def test_model_equals_reference(make_model, make_images, fields, update_memory):
     }
     config = {**model.config.to_dict()}
 
-    logits, memories, balance_loss = run_reference(weights, config, images.double(), update_memory)
+    logits, memories, balance_loss = run_reference(
+        weights,
+        config,
+        inputs["pixel_values"].double(),
+        update_memory,
+        questions=inputs["question"].double() if "question" in inputs else None,
+    )
     loss = torch.nn.functional.cross_entropy(logits, labels)
     if update_memory:
         loss = loss + config["balance_loss_coef"] * balance_loss
     loss.backward()
 
-    outputs = model.train()(images, labels=labels, update_memory=update_memory)
+    outputs = model.train()(**inputs, labels=labels, update_memory=update_memory)
     outputs.loss.backward()
 
     # float32 against float64 over two blocks: sums of some hundred terms round at 1e-6 relative.

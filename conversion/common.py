@@ -1,0 +1,137 @@
+"""What both conversions share: renaming by a table, loading into the model, and writing the result."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from transformers import ViTImageProcessorPil
+
+from modeling_ait import AiTPreTrainedModel
+
+
+CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
+
+# Target names of a weight, and how to turn its tensor into one tensor for each of them.
+WeightMap = Mapping[str, tuple[tuple[str, ...], Callable[[torch.Tensor], Iterable[torch.Tensor]]]]
+
+
+class ConversionError(ValueError):
+    """A checkpoint or option that cannot be converted, with a message that needs no traceback."""
+
+
+def expand_layers(weight_map: WeightMap, num_layers: int) -> WeightMap:
+    """Repeat the entries with a `{layer}` in their names for every layer."""
+    expanded = {}
+    for source, (targets, transform) in weight_map.items():
+        for layer in range(num_layers) if "{layer}" in source else (0,):
+            expanded[source.format(layer=layer)] = (tuple(name.format(layer=layer) for name in targets), transform)
+    return expanded
+
+
+def convert_weights(
+    weights: Mapping[str, torch.Tensor],
+    weight_map: WeightMap,
+    ignored: Iterable[str],
+    expected: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """
+    Rename and transform every weight, and check that the result is exactly what the model expects.
+
+    Args:
+        weights: Tensors of the checkpoint by name.
+        weight_map: Where each goes, already expanded over the layers.
+        ignored: Names that may be there and have no counterpart.
+        expected: The model's state dict, for names and shapes; it may be on the meta device.
+
+    Raises:
+        ConversionError: for missing or extra weights, or one whose shape contradicts the others.
+    """
+    missing = sorted(weight_map.keys() - weights.keys())
+    extra = sorted(weights.keys() - weight_map.keys() - set(ignored))
+    if missing or extra:
+        parts = [f"{kind} {', '.join(names)}" for kind, names in (("missing", missing), ("unknown", extra)) if names]
+        raise ConversionError(f"The checkpoint has not the weights that it should have: {'; '.join(parts)}.")
+    converted = {}
+    for source, (targets, transform) in weight_map.items():
+        try:
+            tensors = list(transform(weights[source]))
+        except RuntimeError as error:
+            raise ConversionError(
+                f"The weight {source} of shape {tuple(weights[source].shape)} contradicts the other weights: {error}"
+            ) from error
+        for name, tensor in zip(targets, tensors):
+            if tensor.shape != expected[name].shape:
+                raise ConversionError(
+                    f"The weight {source} of shape {tuple(weights[source].shape)} contradicts the other weights: "
+                    f"they ask for {tuple(expected[name].shape)} in {name}, which would get {tuple(tensor.shape)}."
+                )
+            converted[name] = tensor
+    return converted
+
+
+def load_converted(model: AiTPreTrainedModel, converted: dict[str, torch.Tensor]) -> None:
+    """Give the model, which may be on the meta device, its weights, without another copy of them."""
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in converted.items()}, assign=True)
+    model.eval()
+
+
+def refuse_existing_model(output_dir: Path, overwrite: bool) -> None:
+    """Raise unless the folder is free of models, or may be overwritten."""
+    if output_dir.is_file():
+        raise ConversionError(f"`--output_dir` {str(output_dir)!r} is a file, not a folder.")
+    if not overwrite and any(output_dir.glob("*.safetensors")) | (output_dir / "config.json").exists():
+        raise ConversionError(f"{str(output_dir)!r} holds a model already. Say `--overwrite`, or name another folder.")
+
+
+def read_labels(path: str | None, num_labels: int) -> dict[int, str] | None:
+    """Read a JSON file that maps class indices to names, and check that it names every class."""
+    if path is None:
+        return None
+    try:
+        names = json.loads(Path(path).read_text(encoding="utf-8"))
+        id2label = {
+            int(index): str(name) for index, name in (names.items() if isinstance(names, dict) else enumerate(names))
+        }
+    except (OSError, ValueError, TypeError) as error:
+        raise ConversionError(f'`--id2label` {path!r} must be JSON such as {{"0": "cat", ...}}: {error}') from error
+    if sorted(id2label) != list(range(num_labels)):
+        raise ConversionError(
+            f"`--id2label` {path!r} names the classes {sorted(id2label)}, "
+            f"but the checkpoint has 0 to {num_labels - 1}."
+        )
+    return id2label
+
+
+def save_converted(
+    model: AiTPreTrainedModel,
+    processor: ViTImageProcessorPil,
+    output_dir: Path,
+    source: str,
+    command: str,
+    push_to_hub: str | None,
+) -> None:
+    """Write weights, code, image processor and model card into the folder, and push it if a repository is named."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    card = ModelCard.from_template(
+        ModelCardData(library_name="transformers", license="apache-2.0", tags=["ait", "custom_code"]),
+        template_path=str(CARD_TEMPLATE),
+        name=push_to_hub or output_dir.resolve().name,
+        class_name=type(model).__name__,
+        config=model.config,
+        source=source,
+        command=command,
+    )
+    with tempfile.TemporaryDirectory(prefix=".save-", dir=output_dir) as staging:
+        card.save(Path(staging, "README.md"))
+        os.replace(Path(staging, "README.md"), output_dir / "README.md")
+    if push_to_hub is not None:
+        api = HfApi()
+        repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
+        api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), ignore_patterns=[".save-*"])

@@ -1,0 +1,216 @@
+"""
+Does a workspace help a pretrained ViT? Fine-tune a ViT, and the AiT converted from it, alike, over several seeds.
+
+    python -m examples.compare_vit_finetuning --dataset_name uoft-cs/cifar10 --output_dir runs/vit_finetuning
+
+A small ViT is pretrained on some classes of a data set. Then it and its conversion are fine-tuned on a few images of
+the other classes, with the same head, data order, steps and optimizer. What is finished is kept: a killed run goes on.
+"""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import (
+    HfArgumentParser,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    set_seed,
+)
+
+from conversion.convert_vit import convert_model
+from examples.data import ImageData, decode_image, load_image_data
+from examples.image_classification import compute_metrics
+from examples.recipes import DataArguments, InputError
+from examples.runs import describe_command, write_json
+
+
+@dataclass
+class ComparisonArguments:
+    output_dir: str = field(default="runs/vit_finetuning", metadata={"help": "Folder for the models and results."})
+    num_pretraining_classes: int = field(default=6, metadata={"help": "Classes to pretrain on; the others are left."})
+    num_pretraining_epochs: float = field(default=6.0, metadata={"help": "Epochs of pretraining."})
+    num_finetuning_samples: int = field(default=2000, metadata={"help": "Images to fine-tune on."})
+    num_finetuning_epochs: float = field(default=10.0, metadata={"help": "Epochs of fine-tuning."})
+    num_seeds: int = field(default=3, metadata={"help": "Fine-tuning runs of each model."})
+    hidden_size: int = field(default=128, metadata={"help": "Width of the ViT."})
+    num_hidden_layers: int = field(default=4, metadata={"help": "Layers of the ViT."})
+    patch_size: int = field(default=4, metadata={"help": "Patch side, in pixels."})
+    image_size: int = field(default=32, metadata={"help": "Image side, in pixels."})
+
+
+class TensorImages(torch.utils.data.Dataset):
+    """Images of some classes, decoded once and held in memory; labels count from 0 among these classes."""
+
+    def __init__(self, data, columns: tuple[str, str], classes: list[int], processor, limit: int | None = None):
+        labels = np.asarray(data[columns[1]][:])
+        rows = np.flatnonzero(np.isin(labels, classes))
+        if limit is not None:
+            rows = np.random.default_rng(0).permutation(rows)[:limit]
+        images = [decode_image(data[int(row)][columns[0]], f"row {row}").convert("RGB") for row in rows]
+        self.pixel_values = torch.cat(
+            [
+                processor(images=images[start : start + 1000], return_tensors="pt")["pixel_values"]
+                for start in range(0, len(images), 1000)
+            ]
+        )
+        self.labels = torch.tensor([classes.index(labels[row]) for row in rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.pixel_values[index], "labels": self.labels[index]}
+
+
+def train(
+    model: PreTrainedModel, train_data: TensorImages, eval_data: TensorImages, output_dir: Path, **options
+) -> tuple[float, float]:
+    """Train with the Trainer; return the accuracy afterwards and the seconds that it took."""
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=64,
+        per_device_eval_batch_size=256,
+        weight_decay=0.05,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=100,
+        **options,
+    )
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=train_data, eval_dataset=eval_data, compute_metrics=compute_metrics
+    )
+    start = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - start
+    return trainer.evaluate()["eval_accuracy"], seconds
+
+
+def pretrain(arguments: ComparisonArguments, data: ImageData, processor, results: dict) -> Path:
+    """Pretrain the ViT, once, and return its folder."""
+    folder = Path(arguments.output_dir) / "pretrained"
+    if "pretraining_accuracy" in results and (folder / "model.safetensors").exists():
+        return folder
+    classes = list(range(arguments.num_pretraining_classes))
+    columns = (data.image_column, data.label_column)
+    set_seed(0)
+    model = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=arguments.hidden_size,
+            num_hidden_layers=arguments.num_hidden_layers,
+            num_attention_heads=4,
+            intermediate_size=2 * arguments.hidden_size,
+            image_size=arguments.image_size,
+            patch_size=arguments.patch_size,
+            id2label=dict(enumerate(data.label_names[: len(classes)])),
+            label2id={name: index for index, name in enumerate(data.label_names[: len(classes)])},
+        )
+    )
+    results["pretraining_accuracy"], results["pretraining_seconds"] = train(
+        model,
+        TensorImages(data.train, columns, classes, processor),
+        TensorImages(data.evaluation, columns, classes, processor),
+        folder,
+        learning_rate=1e-3,
+        num_train_epochs=arguments.num_pretraining_epochs,
+        seed=0,
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_model(name: str, folder: Path, num_classes: int, seed: int) -> PreTrainedModel:
+    """Load the pretrained ViT with a new head, or convert it; the head is the same for both."""
+    set_seed(seed)
+    labels = {index: f"LABEL_{index}" for index in range(num_classes)}
+    model = ViTForImageClassification.from_pretrained(
+        folder,
+        id2label=labels,
+        label2id={label: index for index, label in labels.items()},
+        ignore_mismatched_sizes=True,
+    )
+    return model if name == "vit" else convert_model(model)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = HfArgumentParser((ComparisonArguments, DataArguments), description=__doc__)  # type: ignore[arg-type]
+    arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
+    data = load_image_data(data_arguments)
+    classes = list(range(arguments.num_pretraining_classes, len(data.label_names)))
+    if not classes or arguments.num_pretraining_classes < 2:
+        raise InputError(
+            f"`--num_pretraining_classes` must leave classes to fine-tune on: from 2 to {len(data.label_names) - 1}, "
+            f"but got {arguments.num_pretraining_classes}."
+        )
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    results_file = output_dir / "results.json"
+    setting = {**asdict(arguments), "dataset_name": Path(str(data_arguments.dataset_name)).name}
+    results = json.loads(results_file.read_text()) if results_file.exists() else {"setting": setting, "runs": {}}
+    if results["setting"] != setting:
+        raise InputError(f"{results_file} belongs to other arguments: name another `--output_dir`.")
+
+    size = {"height": arguments.image_size, "width": arguments.image_size}
+    processor = ViTImageProcessorPil(size=size)
+    folder = pretrain(arguments, data, processor, results)
+    results["versions"] = {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "modeling-ait")},
+    }
+    results["hardware"] = f"{platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
+    results["command"] = describe_command("examples.compare_vit_finetuning")
+    write_json(results_file, results)
+
+    columns = (data.image_column, data.label_column)
+    train_data = TensorImages(data.train, columns, classes, processor, arguments.num_finetuning_samples)
+    eval_data = TensorImages(data.evaluation, columns, classes, processor)
+    for seed in range(arguments.num_seeds):
+        for name in ("vit", "ait"):
+            if f"{name}-{seed}" in results["runs"]:
+                continue
+            model = make_model(name, folder, len(classes), seed)
+            accuracy, seconds = train(
+                model,
+                train_data,
+                eval_data,
+                output_dir / f"{name}-{seed}",
+                learning_rate=3e-4,
+                num_train_epochs=arguments.num_finetuning_epochs,
+                seed=seed,
+            )
+            results["runs"][f"{name}-{seed}"] = {
+                "accuracy": accuracy,
+                "seconds": seconds,
+                "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            }
+            write_json(results_file, results)
+    for name in ("vit", "ait"):
+        accuracies = [results["runs"][f"{name}-{seed}"]["accuracy"] for seed in range(arguments.num_seeds)]
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
+        results[name] = {"accuracy_mean": statistics.mean(accuracies), "accuracy_stdev": spread}
+        print(
+            f"{name}: accuracy {100 * results[name]['accuracy_mean']:.2f} % +- {100 * spread:.2f} "
+            f"over {len(accuracies)} seeds"
+        )
+    write_json(results_file, results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

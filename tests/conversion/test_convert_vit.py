@@ -1,0 +1,129 @@
+"""Conversion of ViT, DeiT and DINOv2: the same outputs, a neutral workspace that learns, refusals."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForImageClassification,
+    BeitConfig,
+    BeitForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DeiTModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+from conversion.common import ConversionError
+from conversion.convert_vit import convert_model, main
+from modeling_ait import AiTForImageClassification, AiTModel
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 4}
+VIT = {**TINY, "intermediate_size": 48, "image_size": 16, "num_labels": 5}
+WORKSPACE = {"num_memory_slots": 4, "memory_slot_size": 8, "num_memory_heads": 2, "bottleneck_size": 20}
+
+
+def randomise(model):
+    """Move every parameter off its initial value, so that no bias, norm or scale is trivial."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (ViTForImageClassification, ViTConfig(**VIT)),
+        (ViTForImageClassification, ViTConfig(**VIT | {"qkv_bias": False, "hidden_act": "relu"})),
+        (ViTForImageClassification, ViTConfig(**VIT | {"image_size": [8, 24], "patch_size": [4, 8]})),
+        (DeiTForImageClassification, DeiTConfig(**VIT)),
+        (ViTModel, ViTConfig(**VIT)),
+        (DeiTModel, DeiTConfig(**VIT)),
+        (Dinov2Model, Dinov2Config(**TINY, image_size=16, mlp_ratio=2, layerscale_value=0.3)),
+    ],
+    ids=["vit", "vit without bias", "vit, not square", "deit", "vit encoder", "deit encoder", "dinov2"],
+)
+def test_converted_model_has_the_same_outputs(model_class, config):
+    source = randomise(model_class(config))
+    before = copy.deepcopy(source.state_dict())
+    model = convert_model(source, **WORKSPACE)
+    images = torch.randn(3, 3, *model.config.image_shape)
+    with torch.no_grad():
+        if model_class.__name__.endswith("Classification"):
+            assert type(model) is AiTForImageClassification
+            assert model.config.id2label == config.id2label
+            computed, expected = model(images).logits, source(images).logits
+        else:
+            assert type(model) is AiTModel
+            computed, expected = model(images).pooler_output, source(images).last_hidden_state[:, 0]
+    torch.testing.assert_close(computed, expected, rtol=0, atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in source.state_dict().items())
+
+
+def test_patch_16_model_of_224_pixels_has_the_same_logits():
+    source = ViTForImageClassification(ViTConfig(num_hidden_layers=4, num_labels=10)).eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(convert_model(source)(images).logits, source(images).logits, rtol=0, atol=1e-5)
+
+
+def test_one_training_step_moves_the_memories_and_the_whole_workspace():
+    model = convert_model(randomise(ViTForImageClassification(ViTConfig(**VIT))), **WORKSPACE).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    model(torch.randn(4, 3, 16, 16), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+    optimizer.step()
+    for name, tensor in model.state_dict().items():
+        if "workspace" in name or "memory" in name:
+            assert not torch.equal(tensor, before[name]), name
+
+
+def test_command_writes_a_loadable_folder_with_the_same_logits(tmp_path):
+    source = randomise(ViTForImageClassification(ViTConfig(**VIT)))
+    source.save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.1] * 3).save_pretrained(tmp_path / "vit")
+    options = ["--model", str(tmp_path / "vit"), "--output_dir", str(tmp_path / "ait")]
+    main([*options, "--num_memory_slots", "4", "--memory_slot_size", "8"])
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "ait")
+    assert (model.config.num_memory_slots, model.config.memory_slot_size) == (4, 8)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).logits, source(images).logits, rtol=0, atol=1e-5)
+    assert list(ViTImageProcessorPil.from_pretrained(tmp_path / "ait").image_mean) == [0.1] * 3
+    with pytest.raises(ConversionError, match="--overwrite"):
+        main(options)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**VIT)), "WithTeacher.*ViTForImageClassification"),
+        (lambda: Dinov2ForImageClassification(Dinov2Config(**TINY, image_size=16)), "Dinov2ForImageClassification"),
+        (lambda: Dinov2Model(Dinov2Config(**TINY, image_size=16, use_swiglu_ffn=True)), "gated MLP"),
+        (lambda: BeitForImageClassification(BeitConfig(**VIT)), "BeitForImageClassification"),
+    ],
+)
+def test_other_models_are_refused(source, message, tmp_path):
+    model = source()
+    with pytest.raises(ConversionError, match=message):
+        convert_model(model)
+    model.save_pretrained(tmp_path / "source")
+    with pytest.raises(ConversionError, match=message):
+        main(["--model", str(tmp_path / "source"), "--output_dir", str(tmp_path / "ait")])
+    assert not (tmp_path / "ait").exists()
+
+
+def test_missing_model_and_bad_workspace_are_refused(tmp_path):
+    with pytest.raises(ConversionError, match="nowhere"):
+        main(["--model", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "ait")])
+    with pytest.raises(ConversionError, match="num_memory_slots"):
+        convert_model(ViTModel(ViTConfig(**VIT)), num_memory_slots=-1)
