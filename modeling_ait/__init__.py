@@ -22,11 +22,6 @@ AutoModel.register(AiTConfig, AiTModel, exist_ok=True)
 AutoModelForImageClassification.register(AiTConfig, AiTForImageClassification, exist_ok=True)
 AutoModelForVisualQuestionAnswering.register(AiTConfig, AiTForRelationalReasoning, exist_ok=True)
 
-AiTConfig.register_for_auto_class()
-AiTModel.register_for_auto_class("AutoModel")
-AiTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-AiTForRelationalReasoning.register_for_auto_class("AutoModelForVisualQuestionAnswering")
-
 image_processor_classes: dict[str, type] = {}
 if is_vision_available():
     from transformers import ViTImageProcessorPil

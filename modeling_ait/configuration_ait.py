@@ -3,6 +3,8 @@
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -21,6 +23,21 @@ def make_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     """Turn a side or a pair (height, width) into the pair."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
+
+
+@contextmanager
+def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
+    """
+    Give a folder to write files into, which are moved into `save_directory` at the end, over those of the same name.
+
+    A failure before the end leaves `save_directory` as it was. Weights come before the JSON files that describe them.
+    Only a process that is killed leaves the folder itself behind, as `.save-*`.
+    """
+    os.makedirs(save_directory, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:
+        yield staging
+        for name in sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name)):
+            os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
 
 
 @strict
@@ -245,13 +262,19 @@ class AiTConfig(PreTrainedConfig):
             )
         return super().from_dict(config_dict, **kwargs)
 
-    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
-        """Save as JSON in one step: a write that fails leaves an existing file as it was."""
-        folder = os.path.dirname(os.path.abspath(json_file_path))
-        with tempfile.TemporaryDirectory(prefix=".save-", dir=folder) as staging:
-            staged_file = os.path.join(staging, "config.json")
-            super().to_json_file(staged_file, use_diff=use_diff)
-            os.replace(staged_file, json_file_path)
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
+        """Save into a folder in one step: a save that fails leaves older files there as they were."""
+        if os.path.isfile(save_directory):
+            return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        with stage_files(save_directory) as staging:
+            super().save_pretrained(staging)
+        if push_to_hub:
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            with tempfile.TemporaryDirectory() as folder:
+                super().save_pretrained(folder, push_to_hub=True, **kwargs)
+        return None
 
+
+AiTConfig.register_for_auto_class()
 
 __all__ = ["AiTConfig"]

@@ -20,7 +20,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_ait import AiTConfig
+from .configuration_ait import AiTConfig, stage_files
 from .workspace_ait import AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace
 
 
@@ -407,19 +407,12 @@ class AiTPreTrainedModel(PreTrainedModel):
         if kwargs.get("distributed_checkpoint") or os.path.isfile(save_directory):
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
             return
-        hub_kwargs: dict[str, Any] = {
-            name: kwargs.pop(name)
-            for name in ("repo_id", "commit_message", "private", "revision", "create_pr")
-            if name in kwargs
-        }
+        # The code of every Auto class travels, whichever class is saved.
         self.config.auto_map = dict(AUTO_MAP)
-        os.makedirs(save_directory, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:
-            super().save_pretrained(staging, is_main_process, state_dict, **kwargs)
-            # Weights before the JSON files that describe them.
-            saved = sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name))
-            for name in saved:
-                os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
+        # A copy of the dictionary, because saving empties it.
+        with stage_files(save_directory) as staging:
+            super().save_pretrained(staging, is_main_process, None if state_dict is None else {**state_dict}, **kwargs)
+            saved = os.listdir(staging)
         # Left from an earlier save in other shards, they would be loaded in place of the new weights.
         variant = "" if kwargs.get("variant") is None else re.escape(f".{kwargs['variant']}")
         pattern = re.compile(rf"model{variant}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{variant}\.json")
@@ -428,10 +421,10 @@ class AiTPreTrainedModel(PreTrainedModel):
                 if pattern.fullmatch(name) and name not in saved:
                     os.remove(os.path.join(save_directory, name))
         if push_to_hub:
-            hub_kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            if kwargs.get("token") is not None:
-                hub_kwargs["token"] = kwargs["token"]
-            self.push_to_hub(**hub_kwargs)
+            # From a folder of its own, so that the local save is complete whatever becomes of the upload.
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            with tempfile.TemporaryDirectory() as folder:
+                super().save_pretrained(folder, is_main_process, state_dict, push_to_hub=True, **kwargs)
 
 
 class AiTModel(AiTPreTrainedModel):
@@ -683,5 +676,10 @@ class AiTForRelationalReasoning(AiTClassifier):
         """
         return self.classify(self.ait(pixel_values, question, update_memory=update_memory, **kwargs), labels, **kwargs)
 
+
+# Here and not in the package, so that a model loaded from the Hub, without the package, saves its code again.
+AiTModel.register_for_auto_class("AutoModel")
+AiTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+AiTForRelationalReasoning.register_for_auto_class("AutoModelForVisualQuestionAnswering")
 
 __all__ = ["AiTForImageClassification", "AiTForRelationalReasoning", "AiTModel", "AiTPreTrainedModel"]

@@ -1,8 +1,6 @@
 """Configuration: defaults, refusals and the round trip through JSON."""
 
 import dataclasses
-import errno
-import json
 import re
 from pathlib import Path
 
@@ -92,18 +90,3 @@ def test_config_declares_no_field_that_nothing_reads():
             # The two sizes are read as a pair.
             name = field.name.replace("image_size", "image_shape").replace("patch_size", "patch_shape")
             assert re.search(rf"config\.{name}\b", sources), f"{field.name} is declared but never read"
-
-
-def test_interrupted_config_save_keeps_the_old_file(tmp_path, monkeypatch):
-    AiTConfig(num_memory_slots=7).save_pretrained(tmp_path)
-    before = (tmp_path / "config.json").read_bytes()
-
-    def write_half(self, path, use_diff=True):
-        Path(path).write_text("{")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(PreTrainedConfig, "to_json_file", write_half)
-    with pytest.raises(OSError, match="No space left"):
-        AiTConfig(num_memory_slots=9).save_pretrained(tmp_path)
-    assert (tmp_path / "config.json").read_bytes() == before
-    assert json.loads(before)["num_memory_slots"] == 7

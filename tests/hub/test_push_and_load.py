@@ -21,6 +21,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_ait.AiTConfig",
     "AutoModel": "modeling_ait.AiTModel",
     "AutoModelForImageClassification": "modeling_ait.AiTForImageClassification",
+    "AutoModelForVisualQuestionAnswering": "modeling_ait.AiTForRelationalReasoning",
 }
 PUSH = """
 import sys
