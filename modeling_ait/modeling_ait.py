@@ -162,7 +162,7 @@ class AiTPatchEmbeddings(nn.Module):
         (rows, columns), (patch_height, patch_width) = self.grid_shape, self.patch_shape
         patches = pixel_values.reshape(batch_size, num_channels, rows, patch_height, columns, patch_width)
         patches = patches.permute(0, 2, 4, 3, 5, 1)  # (batch_size, rows, columns, patch_height, patch_width, channels)
-        patches = patches.reshape(batch_size, rows * columns, -1)  # (batch_size, num_patches, patch_size)
+        patches = patches.flatten(3).flatten(1, 2)  # (batch_size, num_patches, patch_size)
         return self.layernorm_after(self.projection(self.layernorm_before(patches)))
 
 
