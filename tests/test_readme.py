@@ -39,8 +39,12 @@ def test_readme_python_runs(make_model, tmp_path):
 def test_readme_names_files_and_targets_that_exist():
     for name in re.findall(r"\]\(([\w./]+)\)", README) + re.findall(r"examples/recipes/\w+\.yaml", README):
         assert (REPOSITORY / name).exists(), name
-    for module in re.findall(r"-m (examples\.\w+)", README):
+    for module in re.findall(r"-m ((?:examples|conversion)\.\w+)", README):
         assert (REPOSITORY / (module.replace(".", "/") + ".py")).exists(), module
+    for module, arguments in re.findall(r"python -m (conversion\.\w+) (.*)", README):
+        source = (REPOSITORY / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+        for flag in re.findall(r"--\w+", arguments):
+            assert f'"{flag}"' in source, flag
     targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert set(re.findall(r"^make (\w+)", README, flags=re.MULTILINE)) <= set(targets)
 
