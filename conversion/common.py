@@ -23,6 +23,11 @@ class ConversionError(ValueError):
     """A checkpoint or option that cannot be converted, with a message that needs no traceback."""
 
 
+def keep(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
+    """Take a weight over as it is."""
+    return (tensor,)
+
+
 def expand_layers(weight_map: WeightMap, num_layers: int) -> WeightMap:
     """Repeat the entries with a `{layer}` in their names for every layer."""
     expanded = {}

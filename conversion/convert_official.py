@@ -23,6 +23,7 @@ from conversion.common import (
     WeightMap,
     convert_weights,
     expand_layers,
+    keep,
     load_converted,
     read_labels,
     refuse_existing_model,
@@ -37,10 +38,6 @@ CIFAR_MEAN, CIFAR_STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
 HEAD_DIM = 64
 # Never used by the official code.
 IGNORED = ("pos_embedding", "cls_token", "to_patch_embedding_cnn.0.weight", "to_patch_embedding_cnn.0.bias")
-
-
-def keep(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
-    return (tensor,)
 
 
 def split_in_three(tensor: torch.Tensor) -> Iterable[torch.Tensor]:

@@ -29,6 +29,7 @@ from conversion.common import (
     WeightMap,
     convert_weights,
     expand_layers,
+    keep,
     load_converted,
     refuse_existing_model,
     save_converted,
@@ -46,10 +47,6 @@ ARCHITECTURES = (
 )
 # Small enough to leave every logit as it was, and not 0, so that the first step's gradient reaches the whole write.
 NEUTRAL_STD = 1e-8
-
-
-def keep(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
-    return (tensor,)
 
 
 def flatten_kernel(tensor: torch.Tensor) -> Iterable[torch.Tensor]:
