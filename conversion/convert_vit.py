@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -163,6 +164,11 @@ def convert_model(source: PreTrainedModel, **workspace_fields) -> AiTModel | AiT
     except ValueError as error:
         raise ConversionError(str(error)) from error
     if config.model_type == "dinov2":
+        if "encoder.layer.0.attention.o_proj.weight" not in weights:
+            raise ConversionError(
+                f"transformers {transformers.__version__} names DINOv2's weights in an older way. "
+                "Update transformers to convert it; the converted model works with this version too."
+            )
         weights = fold_layer_scale(weights)
     ignored = [f"{prefix}embeddings.mask_token", *(key for key in weights if key.startswith("pooler."))]
 

@@ -102,7 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     data = load_image_data(data_arguments)
     model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
     train_dataset, eval_dataset = make_datasets(data, data_arguments, processor, training.seed)
-    if training.activation_checkpointing or training.gradient_checkpointing:
+    # The second name is the older one; transformers 5.17 has no other.
+    if getattr(training, "activation_checkpointing", None) or training.gradient_checkpointing:
         model.gradient_checkpointing_enable()
 
     accelerator = Accelerator(

@@ -424,7 +424,7 @@ class AiTPreTrainedModel(PreTrainedModel):
             # From a folder of its own, so that the local save is complete whatever becomes of the upload.
             kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
             with tempfile.TemporaryDirectory() as folder:
-                super().save_pretrained(folder, is_main_process, state_dict, push_to_hub=True, **kwargs)
+                super().save_pretrained(folder, is_main_process, state_dict, push_to_hub=is_main_process, **kwargs)
 
 
 class AiTModel(AiTPreTrainedModel):

@@ -54,6 +54,10 @@ def randomise(model):
 )
 def test_converted_model_has_the_same_outputs(model_class, config):
     source = randomise(model_class(config))
+    if model_class is Dinov2Model and "encoder.layer.0.attention.o_proj.weight" not in source.state_dict():
+        with pytest.raises(ConversionError, match="Update transformers"):
+            convert_model(source)
+        pytest.skip("this transformers names DINOv2's weights in an older way, which is refused")
     before = copy.deepcopy(source.state_dict())
     model = convert_model(source, **WORKSPACE)
     images = torch.randn(3, 3, *model.config.image_shape)
