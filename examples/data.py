@@ -1,15 +1,24 @@
-"""Image classification data: loading by name, checks, and the way from an image to `pixel_values`."""
+"""
+Data by name: loading, checks, and the way from an image to `pixel_values`.
+
+    python -m examples.data sort_of_clevr --preview sort_of_clevr.png
+    python -m examples.data triangle --dataset_config_name matched --upload_to user/triangle-matched
+"""
 
 import io
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from transformers import ViTImageProcessorPil
+from PIL import Image
+from transformers import HfArgumentParser, ViTImageProcessorPil
 
+from examples.benchmarks import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark
+from examples.generated import load_generated
+from examples.preview import draw_contact_sheet
 from examples.recipes import DataArguments, InputError
 
 
@@ -25,34 +34,38 @@ class ImageData:
     label_names: list[str]
 
 
-class ImageClassificationDataset(torch.utils.data.Dataset):
+class ImagePixels(torch.utils.data.Dataset):
     """
-    Samples as the model takes them: `pixel_values` (num_channels, height, width) and `labels` ().
+    The images of a column as the model takes them, (num_channels, height, width), optionally cropped and flipped.
 
     Augmentation is drawn from a stream of its own for each (seed, epoch, index): it does not depend on workers, on
-    processes, or on whether the run was resumed. `set_epoch` says which epoch it is.
+    processes, or on whether the run was resumed. `set_epoch` says which epoch it is. With `cache` every image is
+    decoded and resized once and held as bytes; the samples are the same.
     """
 
     def __init__(
         self,
         data: datasets.Dataset,
         image_column: str,
-        label_column: str,
         processor: ViTImageProcessorPil,
         crop_padding: int = 0,
         horizontal_flip: bool = False,
         seed: int = 0,
+        cache: bool = False,
     ):
         self.data = data
         self.image_column = image_column
-        self.label_column = label_column
         self.processor = processor
         self.crop_padding = crop_padding
         self.horizontal_flip = horizontal_flip
         self.seed = seed
-        self.image_size = (processor.size["width"], processor.size["height"])
         # Shared, so that workers that outlive an epoch see the next one.
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        statistics = zip(processor.image_mean, processor.image_std)
+        self.mean, self.std = torch.tensor(list(statistics), dtype=torch.float32).T[:, :, None, None]
+        # Rounded once, as the processor does it, so that the result is the same to the last bit.
+        self.levels = (torch.arange(256, dtype=torch.float64) * processor.rescale_factor).float()
+        self.cached = torch.stack([self.read(index) for index in range(len(data))]) if cache else None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -60,25 +73,46 @@ class ImageClassificationDataset(torch.utils.data.Dataset):
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = self.data[index]
-        image = decode_image(row[self.image_column], f"row {index} of column {self.image_column!r}").convert("RGB")
-        if self.crop_padding or self.horizontal_flip:
-            image = self.augment(image, np.random.default_rng([self.seed, int(self.epoch), index]))
-        pixel_values = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return {"pixel_values": pixel_values, "labels": torch.tensor(row[self.label_column])}
+    def read(self, index: int) -> torch.Tensor:
+        """Decode and resize one image, as uint8 (num_channels, height, width)."""
+        encoded = self.data[index][self.image_column]
+        image = decode_image(encoded, f"row {index} of column {self.image_column!r}").convert("RGB")
+        pixels = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
+        return pixels["pixel_values"][0].to(torch.uint8)
 
-    def augment(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
+    def __getitem__(self, index: int) -> torch.Tensor:
+        pixels = self.read(index) if self.cached is None else self.cached[index]
+        if self.crop_padding or self.horizontal_flip:
+            pixels = self.augment(pixels, np.random.default_rng([self.seed, int(self.epoch), index]))
+        return (self.levels[pixels.int()] - self.mean) / self.std
+
+    def augment(self, pixels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
         """Crop at the model's resolution, so that the padding counts the pixels that the model sees, and flip."""
-        width, height = self.image_size
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        _, height, width = pixels.shape
         if self.crop_padding:
             left, top = random.integers(0, 2 * self.crop_padding + 1, size=2).tolist()
-            image = ImageOps.expand(image, border=self.crop_padding).crop((left, top, left + width, top + height))
+            pixels = torch.nn.functional.pad(pixels, [self.crop_padding] * 4)
+            pixels = pixels[:, top : top + height, left : left + width]
         if self.horizontal_flip and random.random() < 0.5:
-            image = ImageOps.mirror(image)
-        return image
+            pixels = pixels.flip(-1)
+        return pixels
+
+
+class ImageClassificationDataset(torch.utils.data.Dataset):
+    """Samples as the model takes them: `pixel_values` (num_channels, height, width) and `labels` ()."""
+
+    def __init__(self, pixels: ImagePixels, labels: list[int]):
+        self.pixels = pixels
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.pixels.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.pixels[index], "labels": torch.tensor(self.labels[index])}
 
 
 def decode_image(encoded: dict, where: str) -> Image.Image:
@@ -132,27 +166,57 @@ def load_local_folder(folder: Path) -> datasets.DatasetDict:
     return datasets.load_dataset("imagefolder", data_dir=str(folder))
 
 
+def find_benchmark(name: str | None) -> Benchmark | None:
+    """Return the benchmark of a name; CIFAR-10 and CIFAR-100 share the owner of their Hub ids, not the id."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    return next((benchmark for benchmark in BENCHMARKS.values() if name and benchmark.hub_id == name), None)
+
+
 def load_splits(arguments: DataArguments) -> datasets.DatasetDict:
     """Load all splits of the data set that the arguments name."""
     name = arguments.dataset_name
+    known = ", ".join([*sorted(EMBEDDED), *BENCHMARKS])
     if name is None:
-        raise InputError(f"`--dataset_name` is missing: a Hub id, a local folder, or one of {sorted(EMBEDDED)}.")
+        raise InputError(f"`--dataset_name` is missing: a Hub id, a local folder, or one of: {known}.")
+    benchmark = find_benchmark(name)
+    builder = None if benchmark is None else benchmark.builder
+    if builder is None and (arguments.generator_train_size or arguments.generator_test_size):
+        raise InputError(
+            f"{name!r} is not generated: use `--max_train_samples` and `--max_eval_samples` instead of "
+            "`--generator_train_size` and `--generator_test_size`."
+        )
     if name in EMBEDDED:
         return EMBEDDED[name]()
+    if builder is not None:
+        return load_generated(  # type: ignore[return-value]  # it streams only when asked to
+            builder,
+            arguments.dataset_config_name,
+            arguments.generator_seed,
+            arguments.generator_train_size,
+            arguments.generator_test_size,
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         return load_local_folder(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(
-            f"There is no folder {name!r}. `--dataset_name` takes a folder, a Hub id, or {sorted(EMBEDDED)}."
+            f"There is no folder {name!r}. `--dataset_name` takes a folder, a Hub id, or one of: {known}."
+        )
+    hub_id = name if benchmark is None else str(benchmark.hub_id)
+    if "/" not in hub_id:
+        raise InputError(
+            f"There is no benchmark {name!r}. Known: {known}. Otherwise `--dataset_name` takes a Hub id (user/name) "
+            "or a local folder."
         )
     try:
-        return datasets.load_dataset(name, arguments.dataset_config_name)
+        return datasets.load_dataset(hub_id, arguments.dataset_config_name)
     except Exception as error:
         # Which exception tells an unknown name, a missing login or a missing network changes between versions.
         raise InputError(
-            f"The data set {name!r} could not be loaded from the Hub ({type(error).__name__}: {error}). "
-            f"Without a network pass a local folder, or one of {sorted(EMBEDDED)}, as `--dataset_name`."
+            f"The data set {hub_id!r} could not be loaded from the Hub ({type(error).__name__}: {error}). "
+            f"Without a network pass a local folder with its files, or one of digits, triangle, sort_of_clevr, as "
+            "`--dataset_name`."
         ) from error
 
 
@@ -220,10 +284,15 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     Raises:
         InputError: if it cannot be found or does not fit; the message says what there is.
     """
+    benchmark = find_benchmark(arguments.dataset_name)
+    if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
+        raise InputError(f"{arguments.dataset_name!r} has questions: train on it with `examples.{benchmark.task}`.")
     train, evaluation = choose_splits(load_splits(arguments), arguments)
     columns = train.column_names
-    image_column = choose_column(arguments.image_column, ("image", "img"), columns, "--image_column")
-    label_column = choose_column(arguments.label_column, ("label", "labels"), columns, "--label_column")
+    image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
+    label_columns = ("label", "labels") if benchmark is None else (benchmark.label_column,)
+    image_column = choose_column(arguments.image_column, image_columns, columns, "--image_column")
+    label_column = choose_column(arguments.label_column, label_columns, columns, "--label_column")
     if not isinstance(train.features[image_column], datasets.Image):
         raise InputError(
             f"The column {image_column!r} holds no images. The data set has: "
@@ -246,3 +315,56 @@ def load_image_data(arguments: DataArguments) -> ImageData:
         # Decoded by `decode_image`, which can name the file that it cannot read.
         parts.append(data.cast_column(image_column, datasets.Image(decode=False)))
     return ImageData(str(arguments.dataset_name), parts[0], parts[1], image_column, label_column, label_names)
+
+
+@dataclass
+class PreviewArguments:
+    """What to show or share."""
+
+    preview: str | None = field(default=None, metadata={"help": "Image file to draw a contact sheet into."})
+    num_images: int = field(default=8, metadata={"help": "Images on the contact sheet."})
+    preview_split: str = field(default="train", metadata={"help": "Split to draw."})
+    upload_to: str | None = field(default=None, metadata={"help": "Hub id to push all splits to, as parquet."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    parser = HfArgumentParser(
+        (PreviewArguments, DataArguments),  # type: ignore[arg-type]
+        description=__doc__,
+        usage="%(prog)s NAME [--preview FILE.png] [--flag value ...]",
+    )
+    arguments, data_arguments = parser.parse_args_into_dataclasses(argv)
+    data_arguments.dataset_name = name or data_arguments.dataset_name
+    benchmark = find_benchmark(data_arguments.dataset_name)
+    splits = load_splits(data_arguments)
+    for split, data in splits.items():
+        print(f"{split}: {len(data)} rows; {', '.join(data.column_names)}")
+    if arguments.preview is not None:
+        if arguments.preview_split not in splits:
+            raise InputError(f"There is no split {arguments.preview_split!r}. The data set has: {', '.join(splits)}.")
+        data = splits[arguments.preview_split]
+        columns = data.column_names
+        image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
+        label_columns = ("label", "labels", "answers") if benchmark is None else (benchmark.label_column,)
+        image_column = choose_column(data_arguments.image_column, image_columns, columns, "--image_column")
+        label_column = choose_column(data_arguments.label_column, label_columns, columns, "--label_column")
+        label_names = [] if label_column == "answers" else read_label_names(data, label_column)
+        variant = "" if data_arguments.dataset_config_name is None else f", {data_arguments.dataset_config_name}"
+        title = f"{Path(str(name)).name if benchmark is None else benchmark.title}{variant}: {arguments.preview_split}"
+        shown = data.select(range(min(arguments.num_images, len(data))))
+        path = Path(arguments.preview)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_contact_sheet(shown, image_column, label_column, label_names, title, path)
+        print(f"Written: {path}")
+    if arguments.upload_to is not None:
+        splits.push_to_hub(arguments.upload_to)
+        print(f"Pushed to {arguments.upload_to}.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

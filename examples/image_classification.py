@@ -4,6 +4,7 @@ Train AiT on images with transformers' Trainer.
     python -m examples.image_classification examples/recipes/digits.yaml
     python -m examples.image_classification examples/recipes/cifar10_small.yaml --seed 1 --output_dir runs/cifar10
     python -m examples.image_classification --dataset_name path/to/folder --model_name_or_path runs/cifar10
+    python -m examples.image_classification examples/recipes/cifar10_small.yaml --architecture vit_matched
 
 A recipe is a YAML file with any of the arguments; flags override it. The output folder gets the model with its code,
 image processor, model card and `results.json`. An unfinished run is resumed when it is called again.
@@ -11,11 +12,23 @@ image processor, model card and `results.json`. An unfinished run is resumed whe
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerState
+from safetensors.torch import load_file
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    ViTImageProcessorPil,
+)
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from examples.data import load_image_data
 from examples.recipes import InputError, parse_arguments
@@ -29,7 +42,7 @@ from examples.runs import (
     push_folder,
     report_run,
 )
-from modeling_ait import AiTForImageClassification
+from modeling_ait.modeling_ait import make_initial_memory
 
 
 class EpochCallback(TrainerCallback):
@@ -40,6 +53,16 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.dataset.set_epoch(int(state.epoch + 1e-6))
+
+
+class ResetMemoryCallback(TrainerCallback):
+    """Starts every epoch with the initial memories: the ablation "reset memory" of the paper."""
+
+    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
+        # A run that was resumed within an epoch goes on with the memories of its checkpoint.
+        if abs(state.epoch - round(state.epoch)) < 1e-6:
+            for layer_index, memory in enumerate(model.ait.memories):
+                memory.copy_(make_initial_memory(memory.shape, layer_index))
 
 
 class AiTTrainer(Trainer):
@@ -93,31 +116,39 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return Accuracy().compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)
 
 
-def main(argv: list[str] | None = None) -> None:
-    data_arguments, model_arguments, run_arguments, training = parse_arguments(
-        sys.argv[1:] if argv is None else argv, __doc__
-    )
-    # The Trainer would push every checkpoint, and write a model card of its own over ours.
-    should_push, training.push_to_hub = training.push_to_hub, False
-    arguments = collect_arguments(data_arguments, model_arguments, training=training)
-    data = load_image_data(data_arguments)
-    model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
-    train_dataset, eval_dataset = make_datasets(data, data_arguments, processor, training.seed)
+def train(
+    model: PreTrainedModel,
+    processor: ViTImageProcessorPil,
+    datasets: tuple[torch.utils.data.Dataset, torch.utils.data.Dataset],
+    arguments: dict[str, Any],
+    training: TrainingArguments,
+    metrics_of: Callable[[EvalPrediction], dict[str, float]],
+    restart: bool,
+) -> tuple[AiTTrainer, dict[str, Any]]:
+    """
+    Train, or go on with an unfinished run, evaluate and save the model.
 
+    Returns:
+        The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
+    """
+    train_dataset, eval_dataset = datasets
+    # The Trainer would push every checkpoint, and write a model card of its own over ours.
+    training.push_to_hub = False
     with training.main_process_first(desc="preparing the output folder"):
         checkpoint = (
-            prepare_output_folder(training, arguments, run_arguments.restart, TRAINER_STATE_NAME)
-            if training.should_save
-            else None
+            prepare_output_folder(training, arguments, restart, TRAINER_STATE_NAME) if training.should_save else None
         )
+    callbacks: list[TrainerCallback] = [EpochCallback(train_dataset)]
+    if arguments["reset_memory"]:
+        callbacks.append(ResetMemoryCallback())
     trainer = AiTTrainer(
         model=model,
         args=training,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=processor,
-        compute_metrics=compute_metrics,
-        callbacks=[EpochCallback(train_dataset)],
+        compute_metrics=metrics_of,
+        callbacks=callbacks,
     )
     start, first_step = time.perf_counter(), 0
     if checkpoint is not None:
@@ -125,30 +156,54 @@ def main(argv: list[str] | None = None) -> None:
         first_step = state.global_step
     if checkpoint is not None and first_step >= state.max_steps:
         # Killed between the last step and the results. The Trainer would train for another step.
-        model.load_state_dict(AiTForImageClassification.from_pretrained(checkpoint).state_dict())
+        model.load_state_dict(load_file(checkpoint / SAFE_WEIGHTS_NAME))
         trainer.state = state
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     trainer.save_model()
+    timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+    measured: dict[str, Any] = {
+        name.removeprefix("eval_"): value
+        for name, value in metrics.items()
+        if name.startswith("eval_") and name.removeprefix("eval_") not in timings
+    }
+    measured["eval_loss"] = measured.pop("loss")
+    return trainer, {
+        **measured,
+        "train_loss": average_logged_loss(trainer.state),
+        "train_seconds": seconds,
+        "num_steps": trainer.state.global_step,
+        "resumed_from_step": first_step,
+        "history": [
+            {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
+            for entry in trainer.state.log_history
+            if "loss" in entry or "eval_loss" in entry
+        ],
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    data_arguments, model_arguments, run_arguments, training = parse_arguments(
+        sys.argv[1:] if argv is None else argv, __doc__
+    )
+    should_push = training.push_to_hub
+    arguments = collect_arguments(data_arguments, model_arguments, training=training)
+    data = load_image_data(data_arguments)
+    model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
+    trainer, measured = train(
+        model,
+        processor,
+        make_datasets(data, data_arguments, processor, training.seed),
+        arguments,
+        training,
+        compute_metrics,
+        run_arguments.restart,
+    )
     if trainer.is_world_process_zero():
-        report_run(
-            model,
-            processor,
-            data,
-            arguments,
-            training,
-            {
-                "accuracy": metrics["eval_accuracy"],
-                "eval_loss": metrics["eval_loss"],
-                "train_loss": average_logged_loss(trainer.state),
-                "train_seconds": seconds,
-                "num_steps": trainer.state.global_step,
-                "resumed_from_step": first_step,
-            },
-            describe_command("examples.image_classification"),
-        )
+        command = describe_command("examples.image_classification")
+        report_run(model, processor, data, arguments, training, measured, command)
         if should_push:
             push_folder(training)
 

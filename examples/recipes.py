@@ -24,11 +24,27 @@ class DataArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Hub id; local folder with one folder of images per class, or with parquet files named after "
-            "their split; or 'digits' (scikit-learn's handwritten digits, no download)."
+            "help": "Name of a benchmark, such as 'cifar10' or 'triangle'; 'digits' (scikit-learn's handwritten "
+            "digits, no download); a Hub id; or a local folder with one folder of images per class, or with parquet "
+            "files named after their split."
         },
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set, or variant of a generated one."}
+    )
+    generator_seed: int = field(default=0, metadata={"help": "Seed of a generated data set."})
+    generator_train_size: int | None = field(default=None, metadata={"help": "Images to generate for training."})
+    generator_test_size: int | None = field(default=None, metadata={"help": "Images to generate for testing."})
+    cache_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode and resize every image once and hold it in memory, as bytes. The samples are the same."
+        },
+    )
+    question_types: list[str] | None = field(
+        default=None,
+        metadata={"help": "Types of questions to train on: non-relational, binary, ternary. Default: all."},
+    )
     image_column: str | None = field(default=None, metadata={"help": "Image column. Default: 'image' or 'img'."})
     label_column: str | None = field(default=None, metadata={"help": "Label column. Default: 'label' or 'labels'."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -61,16 +77,39 @@ class ModelArguments:
         default=None,
         metadata={"help": "Fields of AiTConfig, as a mapping in a recipe or as JSON on the command line."},
     )
+    architecture: str = field(
+        default="ait",
+        metadata={
+            "help": "ait, or a baseline built from the same fields: vit_matched (the workspace is the only "
+            "difference), vit, coordination, set_transformer, perceiver, relation_network."
+        },
+    )
+    baseline_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "Fields of the baselines' own configurations: {architecture: {field: value}}, or as JSON."},
+    )
+    match_parameters: bool = field(
+        default=True,
+        metadata={"help": "Choose the width of a baseline's MLP so that it has as many parameters as the AiT."},
+    )
+    reset_memory: bool = field(
+        default=False, metadata={"help": "Start every epoch with the initial memories (the paper's ablation)."}
+    )
 
     def __post_init__(self):
-        if isinstance(self.model_config, str):
-            try:
-                self.model_config = json.loads(self.model_config)
-            except json.JSONDecodeError as error:
-                raise InputError(f"`model_config` is not JSON ({error}): {self.model_config}") from None
-        self.model_config = self.model_config or {}
-        if not isinstance(self.model_config, dict):
-            raise InputError(f"`model_config` must be a mapping of AiTConfig fields, but got {self.model_config!r}.")
+        for name in ("model_config", "baseline_config"):
+            fields = getattr(self, name)
+            if isinstance(fields, str):
+                try:
+                    fields = json.loads(fields)
+                except json.JSONDecodeError as error:
+                    raise InputError(f"`{name}` is not JSON ({error}): {fields}") from None
+            if fields is not None and not isinstance(fields, dict):
+                raise InputError(f"`{name}` must be a mapping of fields, but got {fields!r}.")
+            setattr(self, name, fields or {})
+        for architecture, fields in self.baseline_config.items():  # type: ignore[union-attr]  # parsed above
+            if not isinstance(fields, dict):
+                raise InputError(f"`baseline_config` of {architecture!r} must be a mapping, but got {fields!r}.")
         inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
         known = {f.name for f in dataclasses.fields(AiTConfig)} - inherited | {"problem_type", "attn_implementation"}
         refuse_unknown_keys(self.model_config, known, "`model_config`")

@@ -20,6 +20,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    PreTrainedModel,
     TrainingArguments,
     ViTImageProcessorPil,
     is_torchvision_available,
@@ -27,9 +28,10 @@ from transformers import (
     set_seed,
 )
 
-from examples.data import ImageClassificationDataset, ImageData, decode_image
+from examples.baselines import build_architecture, count_parameters
+from examples.data import ImageClassificationDataset, ImageData, ImagePixels, decode_image
 from examples.recipes import DataArguments, InputError, ModelArguments
-from modeling_ait import AiTConfig, AiTForImageClassification
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
 logger = logging.get_logger(__name__)
@@ -85,10 +87,10 @@ def make_image_processor(config: AiTConfig, data: DataArguments) -> ViTImageProc
 
 
 def build_model(
-    arguments: ModelArguments, data: DataArguments, label_names: list[str], seed: int
-) -> tuple[AiTForImageClassification, ViTImageProcessorPil]:
+    arguments: ModelArguments, data: DataArguments, label_names: list[str], seed: int, question_size: int | None = None
+) -> tuple[PreTrainedModel, ViTImageProcessorPil]:
     """
-    Build the classifier and its image processor, from scratch or from a checkpoint.
+    Build the classifier, an AiT or a baseline, and its image processor, from scratch or from an AiT checkpoint.
 
     Raises:
         InputError: for fields that cannot work, or a checkpoint that is not there or holds another model.
@@ -102,6 +104,10 @@ def build_model(
         raise InputError(
             f"`num_channels` is {fields['num_channels']}, but this script turns every image into RGB: leave it at 3."
         )
+    if question_size is not None:
+        fields["question_size"] = question_size
+    if arguments.reset_memory and arguments.architecture != "ait":
+        raise InputError(f"`reset_memory` needs the architecture 'ait', but got {arguments.architecture!r}.")
     set_seed(seed)
     try:
         if arguments.model_name_or_path is None:
@@ -110,10 +116,19 @@ def build_model(
                 if arguments.size
                 else AiTConfig(**fields, **labels)
             )
-            return AiTForImageClassification(config), make_image_processor(config, data)
+            model = build_architecture(
+                arguments.architecture,
+                config,
+                arguments.baseline_config,  # type: ignore[arg-type]  # a mapping after parsing
+                arguments.match_parameters,
+            )
+            return model, make_image_processor(config, data)
         if arguments.size is not None:
             raise InputError("Give `size` or `model_name_or_path`, not both: a checkpoint has its size.")
-        model = AiTForImageClassification.from_pretrained(
+        if arguments.architecture != "ait":
+            raise InputError("Give `architecture` or `model_name_or_path`, not both: a checkpoint is an AiT.")
+        model_class = AiTForImageClassification if question_size is None else AiTForRelationalReasoning
+        model = model_class.from_pretrained(
             arguments.model_name_or_path, ignore_mismatched_sizes=True, **fields, **labels
         )
     except (ValueError, OSError) as error:
@@ -132,11 +147,15 @@ def make_datasets(
     data: ImageData, arguments: DataArguments, processor: ViTImageProcessorPil, seed: int
 ) -> tuple[ImageClassificationDataset, ImageClassificationDataset]:
     """Wrap the training split, with augmentation, and the evaluation split, without."""
-    columns = (data.image_column, data.label_column, processor)
-    train = ImageClassificationDataset(
-        data.train, *columns, crop_padding=arguments.crop_padding, horizontal_flip=arguments.horizontal_flip, seed=seed
+    cache = arguments.cache_images
+    train_pixels = ImagePixels(
+        data.train, data.image_column, processor, arguments.crop_padding, arguments.horizontal_flip, seed, cache
     )
-    return train, ImageClassificationDataset(data.evaluation, *columns)
+    eval_pixels = ImagePixels(data.evaluation, data.image_column, processor, cache=cache)
+    return (
+        ImageClassificationDataset(train_pixels, data.train[data.label_column][:]),
+        ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:]),
+    )
 
 
 def is_complete_checkpoint(folder: Path, marker: str) -> bool:
@@ -227,18 +246,18 @@ def collect_arguments(*groups: Any, training: TrainingArguments) -> dict[str, An
 
 
 def report_run(
-    model: AiTForImageClassification,
+    model: PreTrainedModel,
     processor: ViTImageProcessorPil,
     data: ImageData,
     arguments: dict[str, Any],
     training: TrainingArguments,
-    metrics: dict[str, float],
+    metrics: dict[str, Any],
     command: str,
 ) -> None:
     """
     Write the model card, an example image and, last of all, `results.json`; print accuracy and how to use the folder.
 
-    The model must have been saved into the output folder before.
+    A baseline gets no card. The model must have been saved into the output folder before.
     """
     output_dir = Path(str(training.output_dir))
     sample = data.evaluation[0]
@@ -252,7 +271,7 @@ def report_run(
         "seed": training.seed,
         "command": command,
         "arguments": arguments,
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_parameters": count_parameters(model),
         "num_train_samples": len(data.train),
         "num_eval_samples": len(data.evaluation),
         "hardware": f"{device}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
@@ -264,9 +283,14 @@ def report_run(
             },
         },
     }
-    write_model_card(model, data, results, training, output_dir)
+    is_classifier = isinstance(model, AiTForImageClassification)
+    if is_classifier:
+        write_model_card(model, data, results, training, output_dir)
     write_json(output_dir / RESULTS_FILE, results)
     print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
+    if not is_classifier:
+        print(f"Saved in {output_dir}.")
+        return
     print(f"Saved in {output_dir}. Load it and classify one image:\n")
     print("from transformers import pipeline")
     print(f'classifier = pipeline("image-classification", model={str(output_dir)!r}, trust_remote_code=True)')
@@ -274,7 +298,7 @@ def report_run(
 
 
 def write_model_card(
-    model: AiTForImageClassification,
+    model: PreTrainedModel,
     data: ImageData,
     results: dict[str, Any],
     training: TrainingArguments,

@@ -107,6 +107,9 @@ class AiTConfig(PreTrainedConfig):
             into the residual (the workspace still gets normed tokens). It lets a pretrained ViT become an AiT.
         num_register_tokens (`int`, *optional*, defaults to 0):
             Learned tokens behind the CLS token, such as DeiT's distillation token.
+        patch_stem (`str`, *optional*, defaults to `"linear"`):
+            What embeds the patches: `"linear"`, or `"convolutional"`, a stack of strided convolutions that shrinks the
+            image by one prime factor of the patch size each (Xiao et al., 2021), which needs square patches.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -158,6 +161,7 @@ class AiTConfig(PreTrainedConfig):
     question_size: int | None = None
     use_vit_norms: bool = False
     num_register_tokens: int = 0
+    patch_stem: str = "linear"
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
@@ -204,6 +208,7 @@ class AiTConfig(PreTrainedConfig):
         require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
         require(self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"')
         require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
+        require(self.patch_stem in ("linear", "convolutional"), "patch_stem", '"linear" or "convolutional"')
         for name in ("image_size", "patch_size"):
             size = getattr(self, name)
             sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -216,6 +221,11 @@ class AiTConfig(PreTrainedConfig):
             all(image % patch == 0 for image, patch in zip(self.image_shape, self.patch_shape)),
             "image_size",
             f"a multiple of `patch_size` ({self.patch_size!r}) in height and width",
+        )
+        require(
+            self.patch_stem == "linear" or (self.patch_shape[0] == self.patch_shape[1] > 1 and not self.use_vit_norms),
+            "patch_stem",
+            '"linear" with `use_vit_norms`, with patches that are not square, and with patches of one pixel',
         )
 
     @property

@@ -122,11 +122,51 @@ def read_memory(memory: torch.Tensor) -> torch.Tensor:
     return nn.functional.pad(memory.float(), (0, 0, 0, 1))[:-1]
 
 
+def find_prime_factors(number: int) -> list[int]:
+    """Prime factors of a number, smallest first."""
+    factors, candidate = [], 2
+    while number > 1:
+        while number % candidate == 0:
+            factors.append(candidate)
+            number //= candidate
+        candidate += 1
+    return factors
+
+
+class AiTConvolutionalStem(nn.Module):
+    """
+    Embed an image by strided convolutions, (B, C, H, W) -> (B, N, E), after Xiao et al. (2021, arXiv 2106.14881).
+
+    One convolution for each prime factor of the patch size, as its stride, with as many channels as keep the width of
+    the last one at `hidden_size`, halved towards the first. The norms are over the channels of all positions together
+    (GroupNorm with one group): unlike BatchNorm no sample sees another.
+    """
+
+    def __init__(self, config: AiTConfig):
+        super().__init__()
+        strides = find_prime_factors(config.patch_shape[0])
+        channels = [config.num_channels]
+        channels += [max(8, config.hidden_size >> (len(strides) - index)) for index in range(1, len(strides))]
+        channels.append(config.hidden_size)
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(before, after, kernel_size=2 * stride - 1, stride=stride, padding=stride - 1)
+                for before, after, stride in zip(channels, channels[1:], strides)
+            ]
+        )
+        self.norms = nn.ModuleList([nn.GroupNorm(1, after, eps=config.layer_norm_eps) for after in channels[1:-1]])
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        for convolution, norm in zip(self.convolutions, self.norms):
+            pixel_values = nn.functional.gelu(norm(convolution(pixel_values)))
+        return self.convolutions[-1](pixel_values).flatten(2).transpose(1, 2)
+
+
 class AiTPatchEmbeddings(nn.Module):
     """
     Split images into patches and embed each, (B, C, H, W) -> (B, N, E): LayerNorm, Linear, LayerNorm.
 
-    With `use_vit_norms` it is the Linear alone.
+    With `use_vit_norms` it is the Linear alone; with the convolutional stem, the stem and the last LayerNorm.
     """
 
     def __init__(self, config: AiTConfig):
@@ -138,8 +178,12 @@ class AiTPatchEmbeddings(nn.Module):
         self.num_patches = self.grid_shape[0] * self.grid_shape[1]
         patch_size = self.patch_shape[0] * self.patch_shape[1] * config.num_channels
         norm_class = nn.Identity if config.use_vit_norms else nn.LayerNorm
-        self.layernorm_before = norm_class(patch_size, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(patch_size, config.hidden_size)
+        self.stem = None
+        if config.patch_stem == "convolutional":
+            self.stem = AiTConvolutionalStem(config)
+        else:
+            self.layernorm_before = norm_class(patch_size, eps=config.layer_norm_eps)
+            self.projection = nn.Linear(patch_size, config.hidden_size)
         self.layernorm_after = norm_class(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -159,6 +203,8 @@ class AiTPatchEmbeddings(nn.Module):
                 f"The images are {height} x {width} pixels (height x width), but the model was configured for "
                 f"{self.image_shape[0]} x {self.image_shape[1]} (`image_size`). Resize them with the image processor."
             )
+        if self.stem is not None:
+            return self.layernorm_after(self.stem(pixel_values))
         (rows, columns), (patch_height, patch_width) = self.grid_shape, self.patch_shape
         patches = pixel_values.reshape(batch_size, num_channels, rows, patch_height, columns, patch_width)
         patches = patches.permute(0, 2, 4, 3, 5, 1)  # (batch_size, rows, columns, patch_height, patch_width, channels)
@@ -511,7 +557,7 @@ class AiTModel(AiTPreTrainedModel):
             update_memory = self.training
         update_memory = update_memory and self.num_memories > 0
 
-        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        pixel_values = pixel_values.to(self.layernorm.weight.dtype)
         hidden_states = self.embeddings(pixel_values, question)
         memories: list = [read_memory(memory) for memory in self.memories] or [None] * len(self.layers)
         balance_losses = []

@@ -1,0 +1,126 @@
+"""The list of architectures, and how each is built from the configuration of an AiT."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
+
+from examples.baselines.common import BaselineConfig
+from examples.baselines.coordination import CoordinationModel
+from examples.baselines.perceiver import PerceiverModel
+from examples.baselines.relation_network import RelationNetworkModel
+from examples.baselines.set_transformer import SetTransformerModel
+from examples.recipes import InputError, refuse_unknown_keys
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
+
+
+def build_ait(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
+    """An AiT, with or without a question."""
+    config = AiTConfig.from_dict({**config.to_dict(), **overrides}) if overrides else config
+    return (AiTForImageClassification if config.question_size is None else AiTForRelationalReasoning)(config)
+
+
+def build_matched_vit(config: AiTConfig) -> PreTrainedModel:
+    """The same model without a workspace: the workspace is the only difference."""
+    return build_ait(config, num_memory_slots=0)
+
+
+def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
+    """Transformers' ViT of the same depth, width and heads, with its own head and positions."""
+    if config.question_size is not None:
+        raise InputError(
+            "The architecture 'vit' takes no question. On Sort-of-CLEVR use 'vit_matched', which has a question token."
+        )
+    shared = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "image_size",
+        "patch_size",
+        "num_channels",
+        "id2label",
+        "label2id",
+    )
+    return ViTForImageClassification(ViTConfig(**{**{name: getattr(config, name) for name in shared}, **overrides}))
+
+
+def make_builder(model_class: Callable[[BaselineConfig], PreTrainedModel], **defaults: Any) -> Callable:
+    def build(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
+        return model_class(BaselineConfig.from_ait(config, **{**defaults, **overrides}))
+
+    return build
+
+
+BUILDERS: dict[str, Callable[..., PreTrainedModel]] = {
+    "ait": build_ait,
+    "vit_matched": build_matched_vit,
+    "vit": build_vit,
+    # Depth and dropout are part of the published design.
+    "coordination": make_builder(CoordinationModel, num_hidden_layers=4, hidden_dropout_prob=0.1),
+    "set_transformer": make_builder(SetTransformerModel),
+    "perceiver": make_builder(PerceiverModel, num_slots=32),
+    "relation_network": make_builder(RelationNetworkModel, intermediate_size=256),
+}
+ARCHITECTURES = tuple(BUILDERS)
+# Published with a size of its own, and without anything in common with the AiT's.
+FIXED_SIZE = ("relation_network",)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of parameters; memories are buffers and do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def match_intermediate_size(build: Callable[..., PreTrainedModel], config: AiTConfig, overrides: dict) -> int:
+    """The width of the MLP with which an architecture comes closest to the AiT's number of parameters."""
+
+    def count(intermediate_size: int) -> int:
+        with torch.device("meta"):
+            return count_parameters(build(config, **{**overrides, "intermediate_size": intermediate_size}))
+
+    with torch.device("meta"):
+        target = count_parameters(build_ait(config))
+    # The count is linear in the width, but for the Perceiver, whose MLP is a whole multiple of its own.
+    step = config.hidden_size
+    slope = (count(9 * step) - count(step)) / (8 * step)
+    # An MLP narrower than half the model would not be the design any more.
+    narrowest = step // 2
+    width = max(narrowest, round(step + (target - count(step)) / slope))
+    candidates = {width, max(narrowest, width // step * step), (width // step + 1) * step}
+    return min(candidates, key=lambda size: (abs(count(size) - target), size))
+
+
+def build_architecture(
+    name: str,
+    config: AiTConfig,
+    baseline_config: dict[str, dict[str, Any]] | None = None,
+    match_parameters: bool = True,
+) -> PreTrainedModel:
+    """
+    Build a model to compare with the AiT of a configuration.
+
+    Args:
+        name: One of `ARCHITECTURES`.
+        config: Configuration of the AiT.
+        baseline_config: Fields that differ in the baselines' own configurations, by architecture.
+        match_parameters: Whether to choose the width of the MLP so that the number of parameters is the AiT's, where
+            the design has that freedom and `baseline_config` does not name it.
+
+    Raises:
+        InputError: for an unknown architecture, fields that it does not have, or a task that it cannot do.
+    """
+    refuse_unknown_keys({name: None, **(baseline_config or {})}, set(ARCHITECTURES), "The list of architectures")
+    overrides = dict((baseline_config or {}).get(name, {}))
+    if name in ("ait", "vit_matched"):
+        if overrides:
+            raise InputError(f"The architecture {name!r} takes its fields from `model_config`, not `baseline_config`.")
+        return BUILDERS[name](config)
+    known = set((ViTConfig if name == "vit" else BaselineConfig)().to_dict())
+    refuse_unknown_keys(overrides, known, f"`baseline_config` of {name!r}")
+    if match_parameters and name not in FIXED_SIZE and "intermediate_size" not in overrides:
+        overrides["intermediate_size"] = match_intermediate_size(BUILDERS[name], config, overrides)
+    return BUILDERS[name](config, **overrides)

@@ -1,0 +1,140 @@
+"""What a model costs: operations, time and peak memory of a training step and of inference."""
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+
+TRAINING, INFERENCE = "training", "inference"
+MODES = (TRAINING, INFERENCE)
+Builder = Callable[[], PreTrainedModel]
+
+
+@dataclass(frozen=True)
+class CostSetting:
+    """
+    How to measure.
+
+    Args:
+        batch_size: Images per batch.
+        device: Device, for instance `cpu` or `cuda`.
+        use_bf16: Whether to run under bfloat16 autocast.
+        seed: Seed of weights and images.
+    """
+
+    batch_size: int
+    device: str = "cpu"
+    use_bf16: bool = False
+    seed: int = 0
+
+
+def make_inputs(model: PreTrainedModel, setting: CostSetting) -> dict[str, torch.Tensor]:
+    """Random images of the model's size, questions where it takes them, and labels."""
+    config, device = model.config, setting.device
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    inputs = {
+        "pixel_values": torch.randn(setting.batch_size, config.num_channels, height, width, device=device),
+        "labels": torch.randint(0, int(config.num_labels or 1), (setting.batch_size,), device=device),
+    }
+    if getattr(config, "question_size", None) is not None:
+        inputs["question"] = torch.rand(setting.batch_size, config.question_size, device=device)
+    return inputs
+
+
+def make_step(build: Builder, mode: str, setting: CostSetting) -> Callable[[], None]:
+    """Prepare a model and return the function that runs it once: forward, backward and AdamW, or forward only."""
+    torch.manual_seed(setting.seed)
+    device = torch.device(setting.device)
+    model = build().train(mode == TRAINING)
+    model.to(device=device)  # type: ignore[arg-type]  # the annotation of transformers hides its signature
+    inputs = make_inputs(model, setting)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4) if mode == TRAINING else None
+
+    def step():
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=setting.use_bf16):
+            if optimizer is None:
+                with torch.inference_mode():
+                    model(**{name: value for name, value in inputs.items() if name != "labels"})
+            else:
+                loss = model(**inputs).loss
+        if optimizer is not None:
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def time_rounds(
+    builders: Mapping[str, Builder], mode: str, setting: CostSetting, num_rounds: int
+) -> dict[str, list[float]]:
+    """Run all models in turn, round by round, so that a machine that slows down slows all; return the seconds."""
+    steps = {name: make_step(build, mode, setting) for name, build in builders.items()}
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in builders}
+    for round_index in range(num_rounds):
+        # The order alternates, because the first of a round finds other caches than the last.
+        for name in builders if round_index % 2 else reversed(list(builders)):
+            start = time.perf_counter()
+            steps[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def send_peak_memory(build: Builder, mode: str, setting: CostSetting, connection) -> None:
+    if setting.device.startswith("cuda"):
+        step = make_step(build, mode, setting)
+        for _ in range(3):
+            step()
+        connection.send(torch.cuda.max_memory_allocated() / 2**20)
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = make_step(build, mode, setting)
+    for _ in range(3):
+        step()
+    connection.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def measure_peak_memory(build: Builder, mode: str, setting: CostSetting) -> float:
+    """
+    Peak memory of three steps in a fresh process, in MiB, over what it held before it built the model.
+
+    Call it before the first timing: a child process starts with the high-water mark of its parent. `build` must be
+    picklable.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_peak_memory, args=(build, mode, setting, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise RuntimeError(f"The process that measures the memory of {build} in {mode} died.") from None
+    finally:
+        process.join()
+
+
+def count_flops(build: Builder, mode: str, setting: CostSetting) -> float:
+    """
+    Floating-point operations of one forward pass for each sample, the memory's write counted in training.
+
+    Matrix products, convolutions and attention, two operations for each multiplication and addition.
+    """
+    # The counter follows gradients into modules where there are any, and there stumbles over learned inputs.
+    model = build().train(mode == TRAINING).requires_grad_(False)
+    inputs = make_inputs(model, CostSetting(setting.batch_size))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs)
+    return counter.get_total_flops() / setting.batch_size

@@ -1,0 +1,184 @@
+"""The comparison: what it runs, keeps, resumes, measures and writes."""
+
+import json
+import shlex
+import statistics
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from examples import compare
+from examples.baselines import build_architecture
+from examples.compare import ABLATIONS, main, make_table, plan_runs, summarize
+from examples.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
+from examples.image_classification import ResetMemoryCallback
+from examples.recipes import InputError
+from modeling_ait import AiTConfig
+from modeling_ait.modeling_ait import make_initial_memory
+from tests.examples.conftest import TINY_MODEL
+
+
+ABLATED = "ait, detached write"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    fields = {
+        "dataset_name": "digits",
+        "max_train_samples": 64,
+        "max_eval_samples": 40,
+        "max_steps": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "logging_steps": 1,
+        "model_config": TINY_MODEL,
+    }
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def test_comparison_runs_resumes_and_writes_table_json_and_plot(recipe, tmp_path, capfd):
+    results_file = tmp_path / "results" / "tiny.json"
+    command = [
+        *(str(recipe), "--architectures", "set_transformer", "--ablations", "detached_write", "--seeds", "0", "1"),
+        *("--output_dir", str(tmp_path / "runs"), "--results", str(results_file), "--num_parallel", "2"),
+        *("--num_cost_rounds", "2", "--cost_batch_size", "4", "--disable_tqdm", "True"),
+    ]
+    main(command)
+    assert capfd.readouterr().out.count("running: ") == 4
+    results = json.loads(results_file.read_text())
+    assert [(run["label"], run["seed"]) for run in results["runs"]] == [
+        (label, seed) for seed in (0, 1) for label in ("set_transformer", "ait, detached write")
+    ]
+    for run in results["runs"]:
+        assert run["num_steps"] == 2
+        assert len(run["history"]) >= 2
+        assert "--disable_tqdm True" in run["command"]
+    rows = {row["label"]: row for row in results["summary"]}
+    accuracies = [100 * run["accuracy"] for run in results["runs"] if run["label"] == ABLATED]
+    assert rows[ABLATED]["accuracy_mean"] == pytest.approx(statistics.mean(accuracies))
+    assert rows[ABLATED]["accuracy_stdev"] == pytest.approx(statistics.stdev(accuracies))
+    costs = results["costs"][str(recipe)]
+    assert costs["set_transformer"]["training_time_ratio"] == 1.0
+    assert costs[ABLATED]["num_parameters"] == rows[ABLATED]["num_parameters"]
+    # The write costs operations in training alone; the set transformer has none.
+    assert costs[ABLATED]["training_forward_flops"] > costs[ABLATED]["inference_flops"]
+    assert costs["set_transformer"]["training_forward_flops"] == costs["set_transformer"]["inference_flops"]
+    table = results_file.with_suffix(".md").read_text()
+    assert (
+        f"| tiny | {ABLATED} | {rows[ABLATED]['accuracy_mean']:.2f} ± {rows[ABLATED]['accuracy_stdev']:.2f} | 2 |"
+        in table
+    )
+    assert Image.open(results_file.with_suffix(".png")).width > 300
+
+    # A second call finds all but the one that is missing; a stopped one is run again.
+    (tmp_path / "runs" / "tiny" / "set_transformer-seed_1" / "results.json").unlink()
+    main([*command, "--num_cost_rounds", "0"])
+    assert capfd.readouterr().out.count("running: ") == 1
+    again = json.loads(results_file.read_text())
+    assert [run["accuracy"] for run in again["runs"]] == [run["accuracy"] for run in results["runs"]]
+
+    with pytest.raises(InputError, match=r"(?s)results of another command.*--output_dir"):
+        main([*command, "--learning_rate", "0.5"])
+
+
+def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
+    with pytest.raises(InputError, match=r"The run failed with status 1.*(?s:.*)no split 'dev'"):
+        main([str(recipe), "--seeds", "0", "--output_dir", str(tmp_path / "runs"), "--eval_split", "dev"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "at least one recipe. Benchmarks: cifar10, .*sort_of_clevr"),
+        (["RECIPE", "--architectures", "resnet"], "no architecture 'resnet'. Known: ait, vit_matched, vit"),
+        (["RECIPE", "--ablations", "no_memry"], "no ablation 'no_memry'. Known: no_balance_loss"),
+        (["RECIPE", "--seeds", "1", "1"], "must differ"),
+        (["nowhere.yaml"], "no recipe 'nowhere.yaml'. Shipped"),
+    ],
+)
+def test_bad_arguments_are_refused(flags, message, recipe, tmp_path):
+    flags = [str(recipe) if flag == "RECIPE" else flag for flag in flags]
+    with pytest.raises(InputError, match=message):
+        main([*flags, "--output_dir", str(tmp_path / "runs")])
+
+
+def test_every_ablation_changes_the_model_as_it_says(recipe, tmp_path):
+    arguments = compare.CompareArguments([str(recipe)], [], list(ABLATIONS), [0], str(tmp_path))
+    runs = plan_runs(arguments, [])
+    assert len(runs) == len(ABLATIONS) >= 14
+    changed = {
+        "ait, no balance loss": {"balance_loss_coef": 0.0},
+        "ait, no bottleneck": {"bottleneck_size": None},
+        "ait, no memory": {"num_memory_slots": 0},
+        "ait, detached write": {"differentiable_write": False},
+        "ait, beta 0.5": {"hopfield_beta": 0.5},
+        "ait, slots 64": {"num_memory_slots": 64},
+        "ait, cls pooling": {"pooling": "cls"},
+    }
+    seen = {}
+    for run in runs:
+        flags = shlex.split(shlex.join(run.command))
+        assert flags[flags.index("--architecture") + 1] == "ait"
+        if "--model_config" in flags:
+            fields = json.loads(flags[flags.index("--model_config") + 1])
+            AiTConfig(**fields)
+            seen[run.label] = {key: value for key, value in fields.items() if TINY_MODEL.get(key, ...) != value}
+            assert TINY_MODEL.keys() <= fields.keys()
+        else:
+            assert "--reset_memory" in flags
+    assert changed.items() <= seen.items()
+
+
+def test_benchmark_decides_the_script(tmp_path):
+    for name, script in (("triangle", "image_classification"), ("sort_of_clevr", "relational_reasoning")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"dataset_name: {name}\n")
+        (run,) = plan_runs(compare.CompareArguments([str(path)], ["ait"], [], [3], "runs"), ["--bf16", "True"])
+        assert run.command[:4] == ("python", "-m", f"examples.{script}", str(path))
+        assert run.command[-2:] == ("--bf16", "True")
+
+
+def test_table_of_a_single_seed_has_no_spread():
+    runs = [{"recipe": "a.yaml", "label": "ait", "seed": 0, "accuracy": 0.5, "num_parameters": 1234}]
+    assert "| a | ait | 50.00 | 1 | 1,234 |" in make_table(summarize(runs), {})
+
+
+def test_memory_is_reset_at_the_start_of_an_epoch_alone(make_model):
+    model = make_model()
+    callback, state = ResetMemoryCallback(), type("State", (), {"epoch": 1.0})()
+    images = torch.randn(4, 3, *model.config.image_shape)
+    model.train()(images)
+    written = [memory.clone() for memory in model.ait.memories]
+    state.epoch = 1.5
+    callback.on_epoch_begin(None, state, None, model=model)
+    assert all(torch.equal(memory, before) for memory, before in zip(model.ait.memories, written))
+    state.epoch = 2.0
+    callback.on_epoch_begin(None, state, None, model=model)
+    for index, memory in enumerate(model.ait.memories):
+        assert torch.equal(memory, make_initial_memory(memory.shape, index))
+        assert not torch.equal(memory, written[index])
+
+
+def test_flops_are_those_of_the_matrix_products():
+    """A ViT block by hand: two operations for each multiplication and addition."""
+    config = AiTConfig(**{**TINY_MODEL, "num_memory_slots": 0, "num_hidden_layers": 1, "num_labels": 3})
+    tokens, width, mlp = 4, config.hidden_size, config.intermediate_size
+    patches = tokens * 48 * width
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * mlp
+    expected = 2 * (patches + block + width * 3)
+    build = lambda: build_architecture("ait", config)  # noqa: E731  # the shortest form of a builder
+    assert count_flops(build, INFERENCE, CostSetting(2)) == expected
+    assert count_flops(build, TRAINING, CostSetting(5)) == expected
+
+
+def test_memory_of_a_failing_process_is_reported():
+    with pytest.raises(RuntimeError, match="died"):
+        measure_peak_memory(fail_to_build, TRAINING, CostSetting(1))
+
+
+def fail_to_build():
+    raise ValueError("no model")
