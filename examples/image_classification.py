@@ -41,8 +41,8 @@ from examples.runs import (
     prepare_output_folder,
     push_folder,
     report_run,
+    reset_memories,
 )
-from modeling_ait.modeling_ait import make_initial_memory
 
 
 class EpochCallback(TrainerCallback):
@@ -61,8 +61,7 @@ class ResetMemoryCallback(TrainerCallback):
     def on_epoch_begin(self, args, state, control, model=None, **kwargs):
         # A run that was resumed within an epoch goes on with the memories of its checkpoint.
         if abs(state.epoch - round(state.epoch)) < 1e-6:
-            for layer_index, memory in enumerate(model.ait.memories):
-                memory.copy_(make_initial_memory(memory.shape, layer_index))
+            reset_memories(model)
 
 
 class AiTTrainer(Trainer):

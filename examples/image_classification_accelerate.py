@@ -36,6 +36,7 @@ from examples.runs import (
     prepare_output_folder,
     push_folder,
     report_run,
+    reset_memories,
 )
 
 
@@ -113,7 +114,11 @@ def main(argv: list[str] | None = None) -> None:
         # The order of the samples depends on seed and epoch alone, so that a resumed run sees the same.
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
         # A detached write leaves parameters without gradient, for which DDP would wait.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not model.config.differentiable_write)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                find_unused_parameters=not getattr(model.config, "differentiable_write", True)
+            )
+        ],
     )
     output_dir = Path(str(training.output_dir))
     with accelerator.main_process_first():
@@ -170,10 +175,12 @@ def main(argv: list[str] | None = None) -> None:
     first_step = step
     start = time.perf_counter() - seconds
     bar = tqdm(total=num_steps, initial=step, disable=training.disable_tqdm or not accelerator.is_main_process)
-    coefficient = accelerator.unwrap_model(model).config.balance_loss_coef
+    coefficient = getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None)
     parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
     while step < num_steps:
         train_dataset.set_epoch(epoch)
+        if model_arguments.reset_memory and num_batches == 0:
+            reset_memories(accelerator.unwrap_model(model))
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader
         # A prepared loader counts its own epochs, which would start at 0 in a resumed run.
         batches.set_epoch(epoch)
@@ -188,9 +195,10 @@ def main(argv: list[str] | None = None) -> None:
                 optimizer.zero_grad()
             num_batches += 1
             loss_sum += outputs.loss.detach()
-            if outputs.balance_loss is not None:
-                parts["balance_loss"].append(outputs.balance_loss.detach())
-                parts["task_loss"].append((outputs.loss - coefficient * outputs.balance_loss).detach())
+            balance_loss = outputs.get("balance_loss")
+            if balance_loss is not None:
+                parts["balance_loss"].append(balance_loss.detach())
+                parts["task_loss"].append((outputs.loss - coefficient * balance_loss).detach())
             if not accelerator.sync_gradients:
                 continue
 

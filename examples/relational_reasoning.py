@@ -155,9 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := sorted(set(types) - set(QUESTION_TYPES)):
         raise InputError(f"There is no question type {unknown[0]!r}. Known types: {', '.join(QUESTION_TYPES)}.")
     if data_arguments.horizontal_flip or data_arguments.crop_padding:
-        raise InputError(
-            "Flipped or cropped images have other answers: leave out `horizontal_flip` and `crop_padding`."
-        )
+        raise InputError("Flipped or cropped images have other answers: set no `horizontal_flip` or `crop_padding`.")
     should_push = training.push_to_hub
     arguments = collect_arguments(data_arguments, model_arguments, training=training)
     data = load_questions(data_arguments)

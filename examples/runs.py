@@ -32,6 +32,7 @@ from examples.baselines import build_architecture, count_parameters
 from examples.data import ImageClassificationDataset, ImageData, ImagePixels, decode_image
 from examples.recipes import DataArguments, InputError, ModelArguments
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
+from modeling_ait.modeling_ait import make_initial_memory
 
 
 logger = logging.get_logger(__name__)
@@ -156,6 +157,13 @@ def make_datasets(
         ImageClassificationDataset(train_pixels, data.train[data.label_column][:]),
         ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:]),
     )
+
+
+@torch.no_grad()
+def reset_memories(model: PreTrainedModel) -> None:
+    """Set the memories of an AiT with a classifier back to their initial values."""
+    for layer_index, memory in enumerate(model.ait.memories):
+        memory.copy_(make_initial_memory(memory.shape, layer_index))
 
 
 def is_complete_checkpoint(folder: Path, marker: str) -> bool:

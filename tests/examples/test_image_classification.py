@@ -292,3 +292,47 @@ def test_mistake_is_one_line_without_a_traceback(tmp_path):
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: There is no folder")
     assert "Traceback" not in result.stderr
+
+
+@SCRIPTS
+@pytest.mark.parametrize("architecture", ["vit", "vit_matched", "perceiver"])
+def test_baseline_is_trained_by_the_same_script(script, architecture, make_flags, tmp_path, capsys):
+    folder = tmp_path / "run"
+    script.main(make_flags(folder, architecture=architecture))
+    results = read_results(folder)
+    assert results["num_steps"] == 2
+    assert results["arguments"]["architecture"] == architecture
+    tensors = load_file(folder / "model.safetensors")
+    assert not [name for name in tensors if "memory_" in name or "workspace" in name]
+    assert results["num_parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    # The card speaks of AiT: a model of another design has none.
+    assert (folder / "README.md").exists() == (architecture == "vit_matched")
+    assert f"Saved in {folder}" in capsys.readouterr().out
+
+
+@SCRIPTS
+def test_memory_is_reset_every_epoch_on_request(script, make_flags, tmp_path):
+    """In one epoch it changes nothing; in two it does."""
+    runs = {}
+    for steps in (4, 8):
+        for reset in (False, True):
+            folder = tmp_path / f"{steps}-{reset}"
+            script.main(make_flags(folder, max_steps=steps, reset_memory=reset))
+            runs[steps, reset] = load_file(folder / "model.safetensors")["ait.memory_0"]
+    assert torch.equal(runs[4, False], runs[4, True])
+    assert not torch.equal(runs[8, False], runs[8, True])
+
+
+@SCRIPTS
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"architecture": "vitt"}, "unknown key 'vitt'. Did you mean 'vit'"),
+        ({"architecture": "vit", "reset_memory": True}, "`reset_memory` needs the architecture 'ait'"),
+        ({"architecture": "vit", "baseline_config": '{"vit": {"depth": 3}}'}, "unknown key 'depth'"),
+        ({"architecture": "vit", "baseline_config": '{"vit": 3}'}, "must be a mapping"),
+    ],
+)
+def test_impossible_architecture_is_refused(script, flags, message, make_flags, tmp_path):
+    with pytest.raises(InputError, match=message):
+        script.main(make_flags(tmp_path / "run", **flags))
