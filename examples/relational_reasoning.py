@@ -139,7 +139,8 @@ def load_questions(arguments: DataArguments) -> ImageData:
         missing = {"image", "questions", "answers"} - set(data.column_names)
         if missing:
             raise InputError(
-                f"The data set lacks the columns {', '.join(sorted(missing))}; it has: {', '.join(data.column_names)}. "
+                f"The data set lacks the columns {', '.join(sorted(missing))}; "
+                f"it has: {', '.join(data.column_names)}. "
                 "Pass `--dataset_name sort_of_clevr`, or a data set with its columns."
             )
         data = data.select(range(min(limit or len(data), len(data))))

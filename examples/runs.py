@@ -162,7 +162,8 @@ def make_datasets(
 @torch.no_grad()
 def reset_memories(model: PreTrainedModel) -> None:
     """Set the memories of an AiT with a classifier back to their initial values."""
-    for layer_index, memory in enumerate(model.ait.memories):
+    ait: Any = model.ait
+    for layer_index, memory in enumerate(ait.memories):
         memory.copy_(make_initial_memory(memory.shape, layer_index))
 
 

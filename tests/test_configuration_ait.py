@@ -36,6 +36,7 @@ from modeling_ait import AiTConfig
         ("hidden_act", "glue", "gelu"),
         ("position_embedding_type", "rotary", '"none"'),
         ("pooling", "max", '"flatten"'),
+        ("patch_stem", "conv", '"convolutional"'),
     ],
 )
 def test_config_refuses_impossible_value(field, value, allowed):
@@ -43,6 +44,12 @@ def test_config_refuses_impossible_value(field, value, allowed):
         AiTConfig(**{field: value})
     assert repr(value) in str(caught.value)
     assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{"patch_size": (16, 8)}, {"patch_size": 1}, {"use_vit_norms": True}])
+def test_config_refuses_a_convolutional_stem_that_cannot_work(fields):
+    with pytest.raises(ValueError, match=r"`patch_stem`.*not square.*'convolutional'"):
+        AiTConfig(patch_stem="convolutional", **fields)
 
 
 def test_config_refuses_wrong_type():

@@ -394,3 +394,60 @@ def test_image_processor_of_the_config_is_the_one_of_vit():
     names = {name: cls if isinstance(cls, str) else cls.__name__ for name, cls in classes.items()}
     assert names["pil"] == "ViTImageProcessorPil"
     assert ("torchvision" in names) == is_torchvision_available()
+
+
+@pytest.mark.parametrize(("patch_size", "strides"), [(2, [2]), (4, [2, 2]), (12, [2, 2, 3]), (15, [3, 5])])
+def test_convolutional_stem_gives_one_token_for_each_patch(patch_size, strides, make_model):
+    model = make_model(patch_stem="convolutional", image_size=(2 * patch_size, 3 * patch_size), patch_size=patch_size)
+    stem = model.ait.embeddings.patch_embeddings.stem
+    assert [convolution.stride[0] for convolution in stem.convolutions] == strides
+    images = torch.randn(2, 3, 2 * patch_size, 3 * patch_size)
+    assert stem(images).shape == (2, 6, 16)
+    # The tokens come row by row: what changes in the last patch changes the last token, and not the first.
+    changed = images.clone()
+    changed[:, :, -1, -1] += 1
+    if len(strides) == 1:
+        difference = (stem(changed) - stem(images)).abs().amax(dim=(0, 2))
+        assert difference.nonzero().flatten().tolist() == [5]
+    model(images, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(parameter.grad is not None for parameter in stem.parameters())
+
+
+def test_convolutional_stem_against_a_loop(make_model):
+    """Every output of both convolutions as a sum over its window, with the norm over all channels and positions."""
+    model = make_model(patch_stem="convolutional", image_size=8, patch_size=4).eval()
+    stem = model.ait.embeddings.patch_embeddings.stem
+    image = torch.randn(1, 3, 8, 8)
+
+    def convolve(inputs, convolution):
+        padded = torch.nn.functional.pad(inputs, [1, 1, 1, 1])
+        size = inputs.shape[-1] // 2
+        outputs = torch.zeros(convolution.out_channels, size, size)
+        for row in range(size):
+            for column in range(size):
+                window = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+                outputs[:, row, column] = (convolution.weight * window).sum(dim=(1, 2, 3)) + convolution.bias
+        return outputs
+
+    hidden = convolve(image[0], stem.convolutions[0])
+    normed = (hidden - hidden.mean()) / (hidden.var(correction=0) + 1e-5).sqrt()
+    normed = normed * stem.norms[0].weight[:, None, None] + stem.norms[0].bias[:, None, None]
+    activated = normed * 0.5 * (1 + torch.erf(normed / 2**0.5))
+    expected = convolve(activated, stem.convolutions[1]).flatten(1).T
+    torch.testing.assert_close(stem(image)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_convolutional_stem_keeps_samples_apart_and_is_saved(make_model, tmp_path):
+    model = make_model(patch_stem="convolutional").eval()
+    images = torch.randn(4, 3, 8, 12)
+    with torch.no_grad():
+        whole = model(images).logits
+        alone = torch.cat([model(images[[index]]).logits for index in range(4)])
+    torch.testing.assert_close(alone, whole, rtol=1e-5, atol=1e-6)
+    model.save_pretrained(tmp_path)
+    loaded = AiTForImageClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(images).logits, whole)
+    lean = model.to(torch.bfloat16)
+    with torch.no_grad():
+        assert lean(images).logits.dtype == torch.bfloat16

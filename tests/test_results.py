@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from examples import report
+
 
 REPOSITORY = Path(__file__).parents[1]
 README = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
@@ -49,3 +51,87 @@ def test_results_say_how_they_were_made(path):
     assert {"command", "hardware", "versions"} <= {**results, **setting}.keys()
     # No path of the machine that made them.
     assert '"/' not in path.read_text(encoding="utf-8")
+
+
+def test_report_is_what_the_results_files_say():
+    assert (REPOSITORY / "RESULTS.md").read_text(encoding="utf-8") == report.make_report()
+
+
+def make_runs(label, accuracies, recipe="examples/recipes/triangle_matched_cpu.yaml"):
+    return [
+        {
+            "recipe": recipe,
+            "label": label,
+            "seed": seed,
+            "accuracy": accuracy,
+            "num_parameters": 1234,
+            "num_train_samples": 10,
+            "num_eval_samples": 20,
+        }
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+@pytest.fixture
+def write_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+
+    def write(runs, **fields):
+        result = {"command": "python -m x", "hardware": "a machine", "versions": {"torch": "1"}, "costs": {}}
+        (tmp_path / "made.json").write_text(json.dumps({**result, "runs": runs, **fields}))
+        return report.make_report()
+
+    return write
+
+
+def test_report_says_whether_a_target_is_reached(write_results):
+    row = "| our own, any recipe | Triangle, matched | 99.0 | {} (3 seeds, `triangle_matched_cpu`, ait) | {} |"
+    assert row.format("98.00 ± 1.00", "no") in write_results(make_runs("ait", [0.97, 0.98, 0.99]))
+    assert row.format("99.30 ± 0.10", "**yes**") in write_results(make_runs("ait", [0.992, 0.993, 0.994]))
+    # The wrong variant, and a baseline, do not count.
+    other = make_runs("ait", [0.999] * 3, "examples/recipes/triangle_cpu.yaml")
+    assert "| Triangle, matched | 99.0 | not run | no |" in write_results(other)
+    assert "| Triangle, matched | 99.0 | not run | no |" in write_results(make_runs("vit_matched", [0.999] * 3))
+    # Nor does a small model count for a published size.
+    assert "| Triangle, original | 99.6 | not run at this size | no |" in write_results(other)
+
+
+@pytest.mark.parametrize(
+    ("ours", "sentence"),
+    [
+        ([0.95, 0.96, 0.97], "+6.00 ± 0.82 points, better. The paper's claim that the workspace helps holds here."),
+        ([0.85, 0.86, 0.84], "-5.00 ± 0.82 points, worse. The paper's claim that the workspace helps does not hold"),
+        (
+            [0.90, 0.99, 0.82],
+            "within two standard errors. The paper's claim that the workspace helps is not confirmed",
+        ),
+    ],
+)
+def test_report_judges_the_workspace(ours, sentence, write_results):
+    text = write_results(make_runs("ait", ours) + make_runs("vit_matched", [0.90, 0.91, 0.89]))
+    assert sentence in text
+    assert "python -m x" in text
+    assert "a machine; torch 1." in text
+
+
+def test_report_follows_its_rule_for_defaults(write_results):
+    base = make_runs("ait", [0.90, 0.91, 0.89])
+    better = make_runs("ait, detached write", [0.95, 0.96, 0.94])
+    worse = make_runs("ait, no positions", [0.80, 0.81, 0.79])
+    text = write_results(base + better + worse)
+    assert "- `differentiable_write=True` against `False`: better; the default **should change**." in text
+    assert '- `position_embedding_type="learned"` against `"none"`: worse; the default stays.' in text
+
+
+def test_report_compares_groups_with_the_question_alone(write_results):
+    runs = make_runs("ait", [0.6, 0.7], "examples/recipes/sort_of_clevr_cpu.yaml")
+    for run in runs:
+        run |= {"accuracy_by_group": {"relational": run["accuracy"]}, "question_only_by_group": {"relational": 0.48}}
+    assert "| relational | 48.0 | 65.00 ± 7.07 |" in write_results(runs)
+
+
+def test_report_says_when_predictions_flip(write_results):
+    row = {"batch_size": 1, "accuracy_mean": 50.0, "accuracy_stdev": None, "largest_range_over_orders": 0.0}
+    for changed, sentence in ((0.0, "no prediction depends on the batch"), (0.1, "up to 0.10 % of the predictions")):
+        summary = [{**row, "update_memory": False, "largest_share_changed": changed}]
+        assert sentence in write_results([], batch_summary=summary, checkpoints=[1])

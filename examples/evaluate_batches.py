@@ -1,0 +1,150 @@
+"""
+Does a prediction depend on its batch? Evaluate checkpoints at several batch sizes and in several orders.
+
+    python -m examples.evaluate_batches --checkpoints runs/a runs/b --dataset_name triangle --output batches.json
+
+Each setting is run twice: with the memory read only, as this model infers, and with `update_memory=True`, as the
+official code does, which also writes what it evaluates. Every setting starts from the memories of the checkpoint.
+"""
+
+import os
+import platform
+import statistics
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
+
+from examples.data import ImagePixels, load_image_data
+from examples.recipes import DataArguments, InputError
+from examples.runs import describe_command, write_json
+from modeling_ait import AiTForImageClassification
+
+
+@dataclass
+class BatchArguments:
+    checkpoints: list[str] = field(default_factory=list, metadata={"help": "Folders or Hub ids of AiT checkpoints."})
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 16, 512], metadata={"help": "Batch sizes."})
+    num_orders: int = field(default=3, metadata={"help": "Orders of the images; the first is the data set's own."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write the results to."})
+
+
+def predict(
+    model: PreTrainedModel, pixels: torch.Tensor, order: np.ndarray, batch_size: int, update_memory: bool
+) -> torch.Tensor:
+    """Classify all images in an order, (num_images,); the predictions come in the order of the images."""
+    predictions = torch.empty(len(pixels), dtype=torch.long)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = torch.from_numpy(order[start : start + batch_size])
+            predictions[rows] = model(pixels[rows], update_memory=update_memory).logits.argmax(dim=-1)
+    return predictions
+
+
+def evaluate_checkpoint(
+    checkpoint: str, data_arguments: DataArguments, arguments: BatchArguments
+) -> list[dict[str, Any]]:
+    """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
+    try:
+        model = AiTForImageClassification.from_pretrained(checkpoint).eval()
+        processor = ViTImageProcessorPil.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{checkpoint!r} is no AiT checkpoint with an image processor: {error}") from error
+    data = load_image_data(data_arguments)
+    dataset = ImagePixels(data.evaluation, data.image_column, processor)
+    pixels = torch.stack([dataset[index] for index in range(len(dataset))])
+    labels = torch.tensor(data.evaluation[data.label_column][:])
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows: list[dict[str, Any]] = []
+    for update_memory in (False, True):
+        reference = None
+        for batch_size in arguments.batch_sizes:
+            for order_index in range(arguments.num_orders):
+                order = np.arange(len(labels))
+                if order_index > 0:
+                    order = np.random.default_rng(order_index).permutation(len(labels))
+                model.load_state_dict(state)
+                predictions = predict(model, pixels, order, batch_size, update_memory)
+                reference = predictions if reference is None else reference
+                rows.append(
+                    {
+                        "update_memory": update_memory,
+                        "batch_size": batch_size,
+                        "order": order_index,
+                        "accuracy": (predictions == labels).float().mean().item(),
+                        "share_changed": (predictions != reference).float().mean().item(),
+                    }
+                )
+    return rows
+
+
+def summarize(checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each semantics and batch size: mean accuracy over checkpoints and orders, and what the order changes."""
+    groups: dict[tuple[bool, int], list[list[dict[str, Any]]]] = {}
+    for checkpoint in checkpoints:
+        settings = {(row["update_memory"], row["batch_size"]) for row in checkpoint["rows"]}
+        for setting in settings:
+            rows = [row for row in checkpoint["rows"] if (row["update_memory"], row["batch_size"]) == setting]
+            groups.setdefault(setting, []).append(rows)
+    summary = []
+    for (update_memory, batch_size), members in sorted(groups.items()):
+        means = [100 * statistics.mean(row["accuracy"] for row in rows) for rows in members]
+        ranges = [
+            100 * (max(row["accuracy"] for row in rows) - min(row["accuracy"] for row in rows)) for rows in members
+        ]
+        summary.append(
+            {
+                "update_memory": update_memory,
+                "batch_size": batch_size,
+                "accuracy_mean": statistics.mean(means),
+                "accuracy_stdev": statistics.stdev(means) if len(means) > 1 else None,
+                "largest_range_over_orders": max(ranges),
+                "largest_share_changed": max(100 * row["share_changed"] for rows in members for row in rows),
+            }
+        )
+    return summary
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = HfArgumentParser((BatchArguments, DataArguments), description=__doc__)  # type: ignore[arg-type]
+    arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
+    if not arguments.checkpoints or min(arguments.batch_sizes, default=0) < 1 or arguments.num_orders < 1:
+        raise InputError("Give at least one of `--checkpoints`, batch sizes of at least 1, and at least 1 order.")
+    checkpoints = [
+        {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data_arguments, arguments)}
+        for checkpoint in tqdm(arguments.checkpoints)
+    ]
+    batch_summary = summarize(checkpoints)
+    results = {
+        "command": describe_command("examples.evaluate_batches"),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "modeling-ait")},
+        },
+        "checkpoints": checkpoints,
+        "batch_summary": batch_summary,
+    }
+    for row in batch_summary:
+        print(
+            f"update_memory={row['update_memory']}, batch {row['batch_size']}: {row['accuracy_mean']:.2f} %, over "
+            f"orders up to {row['largest_range_over_orders']:.2f} points, predictions changed up to "
+            f"{row['largest_share_changed']:.2f} %"
+        )
+    if arguments.output is not None:
+        path = Path(arguments.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
