@@ -204,6 +204,7 @@ class AiTPatchEmbeddings(nn.Module):
                 f"{self.image_shape[0]} x {self.image_shape[1]} (`image_size`). Resize them with the image processor."
             )
         if self.stem is not None:
+            # deviation: `patch_stem="convolutional"` embeds the patches by convolutions; the paper by one projection.
             return self.layernorm_after(self.stem(pixel_values))
         (rows, columns), (patch_height, patch_width) = self.grid_shape, self.patch_shape
         patches = pixel_values.reshape(batch_size, num_channels, rows, patch_height, columns, patch_width)

@@ -1,5 +1,6 @@
 """
-A Hub on the loopback: as much of its HTTP protocol as pushing and loading models takes, in memory and in a thread.
+A Hub on the loopback: as much of its HTTP protocol as pushing and loading models and data sets takes, in memory and
+in a thread.
 
 Clients read `HF_ENDPOINT` when they are imported, so they have to run in a process that was started with it set to
 `HubServer.endpoint`, with `HF_HUB_DISABLE_XET=1` (large files then travel by git-lfs) and `HF_TOKEN` set to `TOKEN`.
@@ -19,8 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 USER = "user"
 TOKEN = "hf_local"
-# The real Hub looks at the content as well; for a model repository the suffix is enough.
-LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".png")
+# The real Hub looks at the content as well; here the suffix is enough.
+LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".pt", ".pth", ".pkl", ".png")
 ROUTES: list[tuple[str, re.Pattern, Callable]] = []
 
 
@@ -128,11 +129,13 @@ class HubServer(ThreadingHTTPServer):
 
 
 def route(methods: str, pattern: str) -> Callable[[Callable], Callable]:
-    """Register a handler method for paths such as `/api/models/{repo}/tree/{revision}`."""
+    """Register a handler method for paths such as `/api/{kind}/{repo}/tree/{revision}`, of models and data sets."""
     pieces = {
         "{repo}": r"(?P<repo_id>[\w.-]+/[\w.-]+?)",
         "{revision}": r"(?P<revision>[^/]+)",
         "{path}": r"(?P<path>.+)",
+        "{kind}": "(?:models|datasets)",
+        "{folder}": "(?:/datasets)?",
     }
     for name, piece in pieces.items():
         pattern = pattern.replace(name, piece)
@@ -249,7 +252,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
     def validate_card(self):
         return {"errors": [], "warnings": []}
 
-    @route("POST", "/api/models/{repo}/branch/{revision}")
+    @route("POST", "/api/{kind}/{repo}/branch/{revision}")
     def create_branch(self, repo_id: str, revision: str):
         self.require_token()
         repository = self.get_repository(repo_id)
@@ -259,7 +262,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         repository.heads[revision] = self.get_commit(repo_id, start)[0]
         return {}
 
-    @route("POST", "/api/models/{repo}/preupload/{revision}")
+    @route("POST", "/api/{kind}/{repo}/preupload/{revision}")
     def choose_upload_modes(self, repo_id: str, revision: str):
         self.require_token()
         _, files = self.get_commit(repo_id, revision)
@@ -272,7 +275,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
                 answer[-1]["oid"] = files[path].git_oid
         return {"files": answer}
 
-    @route("POST", r"/{repo}\.git/info/lfs/objects/batch")
+    @route("POST", r"{folder}/{repo}\.git/info/lfs/objects/batch")
     def prepare_large_files(self, repo_id: str):
         self.require_token()
         self.get_repository(repo_id)
@@ -300,7 +303,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
             raise HubError(404, "The object was not uploaded.")
         return {}
 
-    @route("POST", "/api/models/{repo}/commit/{revision}")
+    @route("POST", "/api/{kind}/{repo}/commit/{revision}")
     def store_commit(self, repo_id: str, revision: str):
         self.require_token()
         repository = self.get_repository(repo_id)
@@ -332,22 +335,57 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         oid = repository.commit(files, title, head)
         return {"commitUrl": f"{self.server.endpoint}/{repo_id}/commit/{oid}", "commitOid": oid, **answer}
 
-    @route("GET", "/api/models/{repo}")
+    @route("GET", "/api/{kind}/{repo}")
     def serve_default_info(self, repo_id: str):
         return self.serve_info(repo_id, "main")
 
-    @route("GET", "/api/models/{repo}/revision/{revision}")
+    @route("GET", "/api/{kind}/{repo}/revision/{revision}")
     def serve_info(self, repo_id: str, revision: str):
         oid, files = self.get_commit(repo_id, revision)
         is_private = self.get_repository(repo_id).is_private
         siblings = [{"rfilename": path} for path in files]
         return {"id": repo_id, "sha": oid, "private": is_private, "tags": [], "siblings": siblings}
 
-    @route("GET", "/api/models/{repo}/tree/{revision}")
-    def serve_tree(self, repo_id: str, revision: str):
-        return [blob.describe(path) for path, blob in self.get_commit(repo_id, revision)[1].items()]
+    @route("GET", "/api/{kind}/{repo}/tree/{revision}")
+    def serve_tree(self, repo_id: str, revision: str, path: str = ""):
+        folder = f"{path}/" if path else ""
+        entries = [
+            blob.describe(name)
+            for name, blob in self.get_commit(repo_id, revision)[1].items()
+            if name.startswith(folder)
+        ]
+        if path and not entries:
+            raise HubError(404, f"{path} does not exist", "EntryNotFound")
+        if self.query.get("recursive", ["false"])[0].lower() == "true":
+            return entries
+        # Only what lies in the folder itself, and the folders in it.
+        deeper = {
+            entry["path"].removeprefix(folder).split("/")[0]
+            for entry in entries
+            if "/" in entry["path"][len(folder) :]
+        }
+        listed = [entry for entry in entries if "/" not in entry["path"].removeprefix(folder)]
+        return listed + [self.describe_folder(folder + name) for name in sorted(deeper)]
 
-    @route("GET HEAD", "/{repo}/resolve/{revision}/{path}")
+    @staticmethod
+    def describe_folder(path: str) -> dict[str, Any]:
+        return {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
+
+    @route("GET", "/api/{kind}/{repo}/tree/{revision}/{path}")
+    def serve_subtree(self, repo_id: str, revision: str, path: str):
+        return self.serve_tree(repo_id, revision, path)
+
+    @route("POST", "/api/{kind}/{repo}/paths-info/{revision}")
+    def serve_paths(self, repo_id: str, revision: str):
+        wanted = (
+            json.loads(self.body)["paths"] if self.body.startswith(b"{") else parse_qs(self.body.decode())["paths"]
+        )
+        files = self.get_commit(repo_id, revision)[1]
+        found = [files[path].describe(path) for path in wanted if path in files]
+        folders = [path for path in wanted if any(name.startswith(f"{path}/") for name in files)]
+        return found + [self.describe_folder(path) for path in folders]
+
+    @route("GET HEAD", "{folder}/{repo}/resolve/{revision}/{path}")
     def serve_file(self, repo_id: str, revision: str, path: str):
         oid, files = self.get_commit(repo_id, revision)
         if path not in files:
