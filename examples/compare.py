@@ -263,7 +263,7 @@ def draw_plot(runs: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("accuracy, %")
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(labels)), labels)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
