@@ -143,10 +143,11 @@ def execute(run: Run, num_threads: int) -> dict[str, Any]:
 
 
 def keep_results(run: Run, results: dict[str, Any]) -> dict[str, Any]:
-    """What the comparison keeps of a run's results, with the arguments that are not defaults of the benchmark."""
+    """What the comparison keeps of a run's results; command, recipe and variant stand for its arguments."""
     dropped = {"arguments", "versions", "hardware"}
     kept = {name: value for name, value in results.items() if name not in dropped}
-    return {"recipe": run.recipe, "label": run.label, "seed": run.seed, **kept}
+    variant = results["arguments"]["dataset_config_name"]
+    return {"recipe": run.recipe, "variant": variant, "label": run.label, "seed": run.seed, **kept}
 
 
 def summarize(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from examples.benchmarks import BENCHMARKS, Benchmark
 from examples.data import find_benchmark
 from examples.recipes import read_recipe
@@ -31,6 +33,8 @@ TARGETS: list[tuple[str, str, str | None, str | None, float, str | None]] = [
     ("our own, any recipe", "sort_of_clevr", None, GROUP, 95.0, None),
     ("our own, any recipe", "triangle", "matched", None, 99.0, None),
 ]
+# Growth in parameters up to which two models count as equally large.
+TOLERANCE = 0.01
 # Choices of a default, with the label of the run that takes the other side.
 CHOICES = {
     "`differentiable_write=True`": {"`False`": "ait, detached write"},
@@ -57,28 +61,28 @@ def describe(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
-def compare_means(ours: list[float], others: list[float]) -> tuple[float, float]:
-    """Difference of two means, and its standard error (Welch)."""
-    error = math.sqrt(sum(statistics.variance(values) / len(values) for values in (ours, others)))
-    return statistics.mean(ours) - statistics.mean(others), error
+def judge_difference(ours: list[float], others: list[float]) -> tuple[str, str]:
+    """
+    A difference of means with its standard error and Welch's p, and the verdict: better, worse or not significant.
 
-
-def describe_difference(ours: list[float], others: list[float]) -> str:
-    """A difference with its standard error, and what it means."""
+    The verdict is at p < 0.05. With three seeds that takes a difference of some three to four standard errors.
+    """
     if min(len(ours), len(others)) < 2:
-        return "too few seeds to tell"
-    difference, error = compare_means(ours, others)
-    verdict = "within two standard errors"
-    if abs(difference) > 2 * error:
+        return "too few seeds to tell", "not significant"
+    difference = statistics.mean(ours) - statistics.mean(others)
+    error = math.sqrt(sum(statistics.variance(values) / len(values) for values in (ours, others)))
+    p_value = float(stats.ttest_ind(ours, others, equal_var=False).pvalue)
+    verdict = "not significant"
+    if p_value < 0.05:
         verdict = "better" if difference > 0 else "worse"
-    return f"{difference:+.2f} ± {error:.2f} points, {verdict}"
+    return f"{difference:+.2f} ± {error:.2f} points (p = {p_value:.3f})", verdict
 
 
-def describe_recipe(path: str) -> tuple[str, Benchmark | None, str | None]:
-    """Title, benchmark and variant of a recipe."""
-    recipe = read_recipe(str(REPOSITORY / path))
-    benchmark, variant = find_benchmark(recipe["dataset_name"]), recipe.get("dataset_config_name")
-    title = recipe["dataset_name"] if benchmark is None else benchmark.title
+def describe_recipe(path: str, groups: dict[str, Runs]) -> tuple[str, Benchmark | None, str | None]:
+    """Title, benchmark and variant of the runs of a recipe."""
+    benchmark = find_benchmark(read_recipe(str(REPOSITORY / path))["dataset_name"])
+    variant = next(iter(groups.values()))[0]["variant"]
+    title = Path(path).stem if benchmark is None else benchmark.title
     return (title if variant is None else f"{title}, {variant}"), benchmark, variant
 
 
@@ -109,7 +113,7 @@ def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
     for description, name, variant, group, target, size in TARGETS:
         best: tuple[float, str] | None = None
         for _, path, groups in iterate_comparisons(results):
-            _, benchmark, recipe_variant = describe_recipe(path)
+            _, benchmark, recipe_variant = describe_recipe(path, groups)
             if benchmark is not BENCHMARKS[name] or (variant is not None and variant != recipe_variant):
                 continue
             if size is not None and read_recipe(str(REPOSITORY / path)).get("size") != size:
@@ -128,7 +132,7 @@ def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any]) -> list[str]:
     """One recipe: a table of all models, and what it says of the workspace."""
-    title, benchmark, variant = describe_recipe(path)
+    title, benchmark, variant = describe_recipe(path, groups)
     recipe = read_recipe(str(REPOSITORY / path))
     costs = result["costs"].get(path, {})
     first = next(iter(groups.values()))[0]
@@ -158,12 +162,12 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
     lines.append("")
     if "ait" in groups and "vit_matched" in groups:
         ours, others = ([score(run) for run in groups[label]] for label in ("ait", "vit_matched"))
-        difference = describe_difference(ours, others)
+        difference, verdict = judge_difference(ours, others)
         sentence = {
             "better": "The paper's claim that the workspace helps holds here.",
             "worse": "The paper's claim that the workspace helps does not hold here.",
-        }.get(difference.split(", ")[-1], "The paper's claim that the workspace helps is not confirmed here.")
-        lines += [f"AiT against the ViT that differs by the workspace alone: {difference}. {sentence}", ""]
+        }.get(verdict, "The paper's claim that the workspace helps is not confirmed here.")
+        lines += [f"AiT against the ViT that differs by the workspace alone: {difference}, {verdict}. {sentence}", ""]
     # The published numbers of Triangle are those of its original form.
     if benchmark is not None and benchmark.published and "ait" in groups and variant != "matched":
         published = ", ".join(
@@ -197,21 +201,39 @@ def write_groups(groups: dict[str, Runs]) -> list[str]:
 
 def write_choices(results: dict[str, dict[str, Any]]) -> list[str]:
     """Whether the defaults are right: each against its alternatives, on every recipe that ran them."""
-    lines = ["| default | alternative | recipe | alternative against default |", "|---|---|---|---|"]
-    verdicts: dict[tuple[str, str], list[str]] = {}
+    lines = [
+        "Recipe, seeds and order of the data are the same. A default changes only if an alternative with no "
+        f"more than {100 * TOLERANCE:.0f} % more parameters is better on one recipe and worse on none.",
+        "",
+        "| default | alternative | recipe | alternative against default | | parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for default, alternatives in CHOICES.items():
         for alternative, label in alternatives.items():
             for _, path, groups in iterate_comparisons(results):
                 if "ait" in groups and label in groups:
                     values, base = ([score(run) for run in groups[key]] for key in (label, "ait"))
-                    difference = describe_difference(values, base)
-                    verdicts.setdefault((default, alternative), []).append(difference.split(", ")[-1])
-                    lines.append(f"| {default} | {alternative} | `{Path(path).stem}` | {difference} |")
-    lines += ["", "A default changes only if an alternative is better on one recipe and worse on none.", ""]
-    for (default, alternative), found in verdicts.items():
-        is_better = "better" in found and "worse" not in found
-        advice = "**should change**" if is_better else "stays"
-        lines.append(f"- {default} against {alternative}: {', '.join(found)}; the default {advice}.")
+                    difference, verdict = judge_difference(values, base)
+                    growth = groups[label][0]["num_parameters"] / groups["ait"][0]["num_parameters"] - 1
+                    found.setdefault((default, alternative), []).append((verdict, growth))
+                    cells = [
+                        default,
+                        alternative,
+                        f"`{Path(path).stem}`",
+                        difference,
+                        verdict,
+                        f"{100 * growth:+.1f} %",
+                    ]
+                    lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for (default, alternative), outcomes in found.items():
+        verdicts = [verdict for verdict, _ in outcomes]
+        advice = "stays"
+        if "better" in verdicts and "worse" not in verdicts:
+            is_larger = max(growth for _, growth in outcomes) > TOLERANCE
+            advice = "stays, because the alternative is larger" if is_larger else "**should change**"
+        lines.append(f"- {default} against {alternative}: {', '.join(verdicts)}; the default {advice}.")
     return [*lines, ""]
 
 

@@ -57,10 +57,14 @@ def test_report_is_what_the_results_files_say():
     assert (REPOSITORY / "RESULTS.md").read_text(encoding="utf-8") == report.make_report()
 
 
+VARIANTS = {"triangle_matched_cpu": "matched", "triangle_cpu": "original", "sort_of_clevr_cpu": "fixed"}
+
+
 def make_runs(label, accuracies, recipe="examples/recipes/triangle_matched_cpu.yaml"):
     return [
         {
             "recipe": recipe,
+            "variant": VARIANTS[Path(recipe).stem],
             "label": label,
             "seed": seed,
             "accuracy": accuracy,
@@ -99,11 +103,17 @@ def test_report_says_whether_a_target_is_reached(write_results):
 @pytest.mark.parametrize(
     ("ours", "sentence"),
     [
-        ([0.95, 0.96, 0.97], "+6.00 ± 0.82 points, better. The paper's claim that the workspace helps holds here."),
-        ([0.85, 0.86, 0.84], "-5.00 ± 0.82 points, worse. The paper's claim that the workspace helps does not hold"),
+        (
+            [0.95, 0.96, 0.97],
+            "+6.00 ± 0.82 points (p = 0.002), better. The paper's claim that the workspace helps holds here.",
+        ),
+        (
+            [0.85, 0.86, 0.84],
+            "-5.00 ± 0.82 points (p = 0.004), worse. The paper's claim that the workspace helps does not hold",
+        ),
         (
             [0.90, 0.99, 0.82],
-            "within two standard errors. The paper's claim that the workspace helps is not confirmed",
+            "not significant. The paper's claim that the workspace helps is not confirmed",
         ),
     ],
 )
@@ -121,6 +131,12 @@ def test_report_follows_its_rule_for_defaults(write_results):
     text = write_results(base + better + worse)
     assert "- `differentiable_write=True` against `False`: better; the default **should change**." in text
     assert '- `position_embedding_type="learned"` against `"none"`: worse; the default stays.' in text
+    # Better on one recipe and worse on another is not enough, nor is better with more parameters.
+    mixed = make_runs("ait, detached write", [0.8, 0.81, 0.79], "examples/recipes/triangle_cpu.yaml")
+    text = write_results(base + better + mixed + make_runs("ait", [0.9, 0.91, 0.89], mixed[0]["recipe"]))
+    assert "against `False`: better, worse; the default stays." in text
+    larger = [{**run, "num_parameters": 1300} for run in better]
+    assert "better; the default stays, because the alternative is larger." in write_results(base + larger)
 
 
 def test_report_compares_groups_with_the_question_alone(write_results):
