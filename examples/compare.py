@@ -11,7 +11,6 @@ passed on to every run. Beside the JSON file it writes the table as Markdown and
 
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -19,11 +18,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import HfArgumentParser
 
 from examples.baselines import ARCHITECTURES, build_architecture, count_parameters
@@ -31,7 +28,7 @@ from examples.benchmarks import BENCHMARKS, IMAGE_CLASSIFICATION
 from examples.cost import INFERENCE, TRAINING, Builder, CostSetting, count_flops, measure_peak_memory, time_rounds
 from examples.data import find_benchmark
 from examples.recipes import InputError, read_recipe
-from examples.runs import RESULTS_FILE, describe_command, write_json
+from examples.runs import RESULTS_FILE, describe_command, describe_setting, write_json
 from examples.sort_of_clevr import QUESTION_SIZE
 from modeling_ait import AiTConfig
 
@@ -270,17 +267,6 @@ def draw_plot(runs: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def describe_setting() -> dict[str, Any]:
-    """The machine, versions and command of a comparison."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    packages = ("torch", "transformers", "datasets", "accelerate", "modeling-ait")
-    return {
-        "command": describe_command("examples.compare"),
-        "hardware": f"{device}, {os.cpu_count()} CPU cores",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-    }
-
-
 def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     recipes = []
@@ -305,7 +291,12 @@ def main(argv: list[str] | None = None) -> None:
     for folder in (output_dir, results_file.parent):
         folder.mkdir(parents=True, exist_ok=True)
     planned = plan_runs(arguments, passed_on)
-    results: dict[str, Any] = {**describe_setting(), "setting": asdict(arguments), "runs": [], "costs": {}}
+    results: dict[str, Any] = {
+        **describe_setting(describe_command("examples.compare")),
+        "setting": asdict(arguments),
+        "runs": [],
+        "costs": {},
+    }
     num_threads = max(1, (os.cpu_count() or 1) // arguments.num_parallel)
     with ThreadPoolExecutor(arguments.num_parallel) as pool:
         try:

@@ -8,13 +8,10 @@ the other classes, with the same head, data order, steps and optimizer. What is 
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +31,7 @@ from conversion.convert_vit import convert_model
 from examples.data import ImageData, decode_image, load_image_data
 from examples.image_classification import compute_metrics
 from examples.recipes import DataArguments, InputError
-from examples.runs import describe_command, write_json
+from examples.runs import describe_command, describe_setting, write_json
 
 
 @dataclass
@@ -167,12 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     size = {"height": arguments.image_size, "width": arguments.image_size}
     processor = ViTImageProcessorPil(size=size)
     folder = pretrain(arguments, data, processor, results)
-    results["versions"] = {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "modeling-ait")},
-    }
-    results["hardware"] = f"{platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
-    results["command"] = describe_command("examples.compare_vit_finetuning")
+    results |= describe_setting(describe_command("examples.compare_vit_finetuning"))
     write_json(results_file, results)
 
     columns = (data.image_column, data.label_column)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -135,6 +136,7 @@ def count_flops(build: Builder, mode: str, setting: CostSetting) -> float:
     # The counter follows gradients into modules where there are any, and there stumbles over learned inputs.
     model = build().train(mode == TRAINING).requires_grad_(False)
     inputs = make_inputs(model, CostSetting(setting.batch_size))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # The counter does not know the CPU's fused attention; as plain matrix products it is counted.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**inputs)
     return counter.get_total_flops() / setting.batch_size

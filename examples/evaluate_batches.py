@@ -7,12 +7,9 @@ Each setting is run twice: with the memory read only, as this model infers, and 
 official code does, which also writes what it evaluates. Every setting starts from the memories of the checkpoint.
 """
 
-import os
-import platform
 import statistics
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
 
 from examples.data import ImagePixels, load_image_data
 from examples.recipes import DataArguments, InputError
-from examples.runs import describe_command, write_json
+from examples.runs import describe_command, describe_setting, write_json
 from modeling_ait import AiTForImageClassification
 
 
@@ -122,12 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     batch_summary = summarize(checkpoints)
     results = {
-        "command": describe_command("examples.evaluate_batches"),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "modeling-ait")},
-        },
+        **describe_setting(describe_command("examples.evaluate_batches")),
         "checkpoints": checkpoints,
         "batch_summary": batch_summary,
     }

@@ -274,23 +274,14 @@ def report_run(
     image.save(output_dir / EXAMPLE_IMAGE)
     processor.save_pretrained(output_dir)
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() and not training.use_cpu else platform.machine()
     results: dict[str, Any] = {
         **metrics,
         "seed": training.seed,
-        "command": command,
+        **describe_setting(command, training.use_cpu),
         "arguments": arguments,
         "num_parameters": count_parameters(model),
         "num_train_samples": len(data.train),
         "num_eval_samples": len(data.evaluation),
-        "hardware": f"{device}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: version(name)
-                for name in ("torch", "transformers", "datasets", "accelerate", "evaluate", "modeling-ait")
-            },
-        },
     }
     is_classifier = isinstance(model, AiTForImageClassification)
     if is_classifier:
@@ -372,3 +363,14 @@ def push_folder(training: TrainingArguments) -> None:
 def describe_command(module: str) -> str:
     """The command line of this run, for its results."""
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def describe_setting(command: str, use_cpu: bool = False) -> dict[str, Any]:
+    """The command, the machine and the versions that stand beside every result."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() and not use_cpu else platform.machine()
+    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "modeling-ait")
+    return {
+        "command": command,
+        "hardware": f"{device}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }

@@ -1,6 +1,7 @@
 """What the baselines share: a configuration, the embeddings of patches and question, and the classifier around it."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -117,7 +118,9 @@ class BaselineEmbeddings(nn.Module):
 
 class BaselineModel(PreTrainedModel):
     """
-    A classifier of images, or of images with a question. A subclass implements `encode`.
+    A classifier of images, or of images with a question.
+
+    A subclass implements `encode(pixel_values, question)`, which returns the logits (batch_size, num_labels).
 
     `forward(pixel_values, question, labels)` takes (batch_size, num_channels, height, width), (batch_size,
     question_size) and (batch_size,), and returns `logits` (batch_size, num_labels) and, with labels, `loss`.
@@ -127,10 +130,7 @@ class BaselineModel(PreTrainedModel):
     config_class = BaselineConfig
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False
-
-    def encode(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
-        """Compute the logits, (batch_size, num_labels)."""
-        raise NotImplementedError
+    encode: Callable[..., torch.Tensor]
 
     def forward(
         self,
