@@ -29,6 +29,7 @@ class BatchArguments:
     checkpoints: list[str] = field(default_factory=list, metadata={"help": "Folders or Hub ids of AiT checkpoints."})
     batch_sizes: list[int] = field(default_factory=lambda: [1, 16, 512], metadata={"help": "Batch sizes."})
     num_orders: int = field(default=3, metadata={"help": "Orders of the images; the first is the data set's own."})
+    note: str | None = field(default=None, metadata={"help": "What a reader of the results has to know."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write the results to."})
 
 
@@ -120,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     batch_summary = summarize(checkpoints)
     results = {
         **describe_setting(describe_command("examples.evaluate_batches")),
+        "note": arguments.note,
         "checkpoints": checkpoints,
         "batch_summary": batch_summary,
     }
