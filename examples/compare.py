@@ -188,11 +188,22 @@ def make_builders(path: str, arguments: CompareArguments) -> dict[str, Builder]:
     return builders
 
 
-def measure_costs(path: str, arguments: CompareArguments) -> dict[str, dict[str, Any]]:
-    """Parameters, operations, speed and peak memory of each model of a recipe."""
-    builders = make_builders(path, arguments)
+def measure_costs(arguments: CompareArguments) -> dict[str, dict[str, dict[str, Any]]]:
+    """Parameters, operations, speed and peak memory of each model, by recipe."""
     setting = CostSetting(arguments.cost_batch_size, arguments.device)
-    memory = {label: measure_peak_memory(build, TRAINING, setting) for label, build in builders.items()}
+    builders = {path: make_builders(path, arguments) for path in arguments.recipes}
+    # All of the memory before the first timing, which raises the mark that later processes start from.
+    memory = {
+        path: {label: measure_peak_memory(build, TRAINING, setting) for label, build in models.items()}
+        for path, models in builders.items()
+    }
+    return {path: measure_recipe(models, memory[path], setting, arguments) for path, models in builders.items()}
+
+
+def measure_recipe(
+    builders: dict[str, Builder], memory: dict[str, float], setting: CostSetting, arguments: CompareArguments
+) -> dict[str, dict[str, Any]]:
+    """Parameters, operations and speed of each model of one recipe, beside its peak memory."""
     seconds = time_rounds(builders, TRAINING, setting, arguments.num_cost_rounds)
     first = next(iter(builders))
     costs = {}
@@ -308,7 +319,7 @@ def main(argv: list[str] | None = None) -> None:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     if arguments.num_cost_rounds > 0:
-        results["costs"] = {path: measure_costs(path, arguments) for path in arguments.recipes}
+        results["costs"] = measure_costs(arguments)
         write_json(results_file, results)
     table = make_table(results["summary"], results["costs"])
     results_file.with_suffix(".md").write_text(table, encoding="utf-8")

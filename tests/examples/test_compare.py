@@ -175,6 +175,20 @@ def test_flops_are_those_of_the_matrix_products():
     assert count_flops(build, TRAINING, CostSetting(5)) == expected
 
 
+def test_memory_of_every_recipe_is_measured_before_the_first_timing(recipe, monkeypatch):
+    """A process starts with the high-water mark of its parent, so that a timing in between would hide all of it."""
+    second = recipe.with_name("second.yaml")
+    second.write_text(recipe.read_text())
+    calls = []
+    monkeypatch.setattr(compare, "measure_peak_memory", lambda *args: calls.append("memory") or 5.0)
+    measure = compare.time_rounds
+    monkeypatch.setattr(compare, "time_rounds", lambda *args: calls.append("time") or measure(*args))
+    arguments = compare.CompareArguments([str(recipe), str(second)], ["ait", "vit"], num_cost_rounds=2)
+    costs = compare.measure_costs(arguments)
+    assert calls == ["memory"] * 4 + ["time"] * 2
+    assert [costs[str(path)]["vit"]["training_peak_memory_mib"] for path in (recipe, second)] == [5.0, 5.0]
+
+
 def test_memory_of_a_failing_process_is_reported():
     with pytest.raises(RuntimeError, match="died"):
         measure_peak_memory(fail_to_build, TRAINING, CostSetting(1))
