@@ -41,6 +41,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "detached_write": {"model_config": {"differentiable_write": False}},
     "reset_memory": {"reset_memory": True},
     "no_positions": {"model_config": {"position_embedding_type": "none"}},
+    "differentiable_write": {"model_config": {"differentiable_write": True}},
+    "learned_positions": {"model_config": {"position_embedding_type": "learned"}},
+    "mean_pooling": {"model_config": {"pooling": "mean"}},
     "flatten_pooling": {"model_config": {"pooling": "flatten"}},
     "cls_pooling": {"model_config": {"pooling": "cls"}},
     **{f"beta_{beta:g}": {"model_config": {"hopfield_beta": beta}} for beta in (0.1, 0.5, 2.0, 5.0)},
@@ -81,6 +84,20 @@ class Run:
     command: tuple[str, ...]
 
 
+# What the comparison itself sets: passed on, they would change a run but not its label.
+OWN_FLAGS = (
+    "architecture",
+    "baseline_config",
+    "match_parameters",
+    "model_config",
+    "model_name_or_path",
+    "output_dir",
+    "reset_memory",
+    "seed",
+    "size",
+)
+
+
 def refuse_unknown(values: list[str], known: Any, what: str) -> None:
     for value in values:
         if value not in known:
@@ -91,6 +108,12 @@ def plan_runs(arguments: CompareArguments, passed_on: list[str]) -> list[Run]:
     """List all runs, seed by seed, so that a comparison that is stopped is a comparison with fewer seeds."""
     variants: list[tuple[str, str, dict]] = [(name, name, {}) for name in arguments.architectures]
     variants += [(f"ait, {name.replace('_', ' ')}", "ait", ABLATIONS[name]) for name in arguments.ablations]
+    for path in arguments.recipes:
+        fields = read_recipe(path).get("model_config") or {}
+        for label, _, change in variants:
+            changed = {**fields, **change.get("model_config", {})}
+            if "model_config" in change and AiTConfig(**changed).to_dict() == AiTConfig(**fields).to_dict():
+                raise InputError(f"The ablation {label!r} changes nothing in {path!r}: leave it out.")
     runs = []
     for seed in arguments.seeds:
         for path in arguments.recipes:
@@ -103,7 +126,7 @@ def plan_runs(arguments: CompareArguments, passed_on: list[str]) -> list[Run]:
                 flags = ["--architecture", architecture, "--seed", str(seed), "--output_dir", str(folder)]
                 for flag, value in change.items():
                     if flag == "model_config":
-                        value = json.dumps({**recipe.get("model_config", {}), **value})
+                        value = json.dumps({**(recipe.get("model_config") or {}), **value})
                     flags += [f"--{flag}", str(value)]
                 runs.append(Run(path, label, seed, folder, ("python", "-m", script, path, *flags, *passed_on)))
     return runs
@@ -114,13 +137,17 @@ def execute(run: Run, num_threads: int) -> dict[str, Any]:
     Run it, unless it is finished, and return its results.
 
     Raises:
-        InputError: if the run fails, with the end of its log, or if its folder holds a run of another command.
+        InputError: if the run fails, with the end of its log, or if its folder holds a run of another command or of
+            the recipe as it was before a change.
     """
     results_file = run.folder / RESULTS_FILE
     command = shlex.join(run.command)
+    recipe = Path(run.recipe).read_text(encoding="utf-8")
+    recipe_copy = run.folder.parent / f"{run.folder.name}.yaml"
     if not results_file.exists():
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         log = run.folder.parent / f"{run.folder.name}.log"
+        recipe_copy.write_text(recipe, encoding="utf-8")
         print(f"running: {command}\n", end="", flush=True)
         with log.open("w", encoding="utf-8") as file:
             environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
@@ -135,14 +162,18 @@ def execute(run: Run, num_threads: int) -> dict[str, Any]:
             f"{run.folder} holds the results of another command:\n  {results['command']}\nnot of\n  {command}\n"
             "Remove it or name another `--output_dir`."
         )
+    if not recipe_copy.exists() or recipe_copy.read_text(encoding="utf-8") != recipe:
+        raise InputError(
+            f"{run.folder} holds the results of {run.recipe!r} as it was before a change. Remove it or name another "
+            "`--output_dir`."
+        )
     print(f"{Path(run.recipe).stem}, {run.label}, seed {run.seed}: {100 * results['accuracy']:.2f} %", flush=True)
     return results
 
 
 def keep_results(run: Run, results: dict[str, Any]) -> dict[str, Any]:
     """What the comparison keeps of a run's results; command, recipe and variant stand for its arguments."""
-    dropped = {"arguments", "versions", "hardware"}
-    kept = {name: value for name, value in results.items() if name not in dropped}
+    kept = {name: value for name, value in results.items() if name != "arguments"}
     variant = results["arguments"]["dataset_config_name"]
     return {"recipe": run.recipe, "variant": variant, "label": run.label, "seed": run.seed, **kept}
 
@@ -174,7 +205,7 @@ def make_builders(path: str, arguments: CompareArguments) -> dict[str, Builder]:
     """How to build each model of a recipe, for measuring its costs."""
     recipe = read_recipe(path)
     benchmark = find_benchmark(recipe.get("dataset_name"))
-    fields = {**recipe.get("model_config", {}), "num_labels": 10 if benchmark is None else benchmark.num_classes}
+    fields = {**(recipe.get("model_config") or {}), "num_labels": 10 if benchmark is None else benchmark.num_classes}
     if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
         fields["question_size"] = QUESTION_SIZE
     builders: dict[str, Builder] = {}
@@ -184,7 +215,9 @@ def make_builders(path: str, arguments: CompareArguments) -> dict[str, Builder]:
     ]:
         changed = {**fields, **change.get("model_config", {})}
         config = AiTConfig.from_size(recipe["size"], **changed) if "size" in recipe else AiTConfig(**changed)
-        builders[label] = partial(build_architecture, name, config, recipe.get("baseline_config"))
+        builders[label] = partial(
+            build_architecture, name, config, recipe.get("baseline_config"), recipe.get("match_parameters", True)
+        )
     return builders
 
 
@@ -287,6 +320,7 @@ def main(argv: list[str] | None = None) -> None:
         CompareArguments,  # type: ignore[arg-type]
         description=__doc__,
         usage="%(prog)s RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]",
+        allow_abbrev=False,
     )
     arguments, passed_on = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     arguments.recipes += recipes
@@ -294,8 +328,15 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"Name at least one recipe. Benchmarks: {', '.join(BENCHMARKS)}.")
     refuse_unknown(arguments.architectures, ARCHITECTURES, "architecture")
     refuse_unknown(arguments.ablations, ABLATIONS, "ablation")
-    if len(set(arguments.seeds)) < len(arguments.seeds) or arguments.num_parallel < 1:
-        raise InputError("`--seeds` must differ from each other, and `--num_parallel` must be at least 1.")
+    stems = [Path(path).stem for path in arguments.recipes]
+    for values in (arguments.seeds, arguments.architectures, arguments.ablations, stems):
+        if len(set(values)) < len(values):
+            raise InputError(f"Seeds, architectures, ablations and recipes' names must differ, but got {values}.")
+    if arguments.num_parallel < 1:
+        raise InputError(f"`--num_parallel` must be at least 1, but got {arguments.num_parallel}.")
+    for flag in passed_on:
+        if flag.removeprefix("--").split("=")[0] in OWN_FLAGS and flag.startswith("--"):
+            raise InputError(f"{flag!r} cannot be passed on: the comparison sets it. Put it into the recipe.")
 
     output_dir = Path(arguments.output_dir)
     results_file = Path(arguments.results) if arguments.results else output_dir / "comparison.json"

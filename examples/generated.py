@@ -99,7 +99,7 @@ def load_generated(
     Args:
         builder_class: `SortOfClevr` or `Triangle`.
         variant: One of `builder_class.variants`. Default: the first.
-        seed: Seed of all random streams, not negative.
+        seed: Seed of all random streams, at least 0 and below 2**32.
         num_train: Rows of the training split. Default: the benchmark's.
         num_test: Rows of the test split. Default: the benchmark's.
         num_proc: Processes that generate. Default: one for each CPU core. The rows do not depend on it.
@@ -107,7 +107,7 @@ def load_generated(
         cache_dir: Where to keep the files. Default: the cache of `datasets`.
 
     Raises:
-        InputError: for an unknown variant, a negative seed or a size below 1.
+        InputError: for an unknown variant, a seed out of range or a size below 1.
     """
     sizes = [
         default if given is None else given
@@ -117,10 +117,11 @@ def load_generated(
     if variant not in builder_class.variants:
         known = ", ".join(builder_class.variants)
         raise InputError(f"{builder_class.__name__} has no variant {variant!r}. Known variants: {known}.")
-    if seed < 0 or min(sizes) < 1:
+    # A larger seed would take the place of two words of the random stream's key.
+    if not 0 <= seed < 2**32 or min(sizes) < 1:
         raise InputError(
-            f"A generated benchmark takes a seed of at least 0 and at least 1 row in each split, but got seed {seed} "
-            f"and {sizes[0]} training and {sizes[1]} test rows."
+            "A generated benchmark takes a seed of at least 0 and below 2**32 and at least 1 row in each split, not "
+            f"seed {seed} and {sizes[0]} training and {sizes[1]} test rows."
         )
     builder = builder_class(
         config_name=variant,

@@ -100,6 +100,12 @@ def iterate_comparisons(results: dict[str, dict[str, Any]]) -> Iterator[tuple[st
 def write_origin(result: dict[str, Any]) -> list[str]:
     """The command, machine and versions behind a section."""
     setting = {**result, **result.get("setting", {})}
+    # Each run of a comparison has its own share of the machine.
+    machines = (
+        dict.fromkeys(run["hardware"] for run in result["runs"]) if "label" in str(result.get("runs", "")) else {}
+    )
+    if machines:
+        setting["hardware"] = "Each run: " + "; ".join(machines) + f". Costs: {result['hardware']}"
     versions = ", ".join(f"{package} {number}" for package, number in setting["versions"].items())
     lines = ["```bash", setting["command"], "```", "", f"{setting['hardware']}; {versions}."]
     if setting.get("note"):

@@ -109,7 +109,8 @@ class AiTConfig(PreTrainedConfig):
             Learned tokens behind the CLS token, such as DeiT's distillation token.
         patch_stem (`str`, *optional*, defaults to `"linear"`):
             What embeds the patches: `"linear"`, or `"convolutional"`, a stack of strided convolutions that shrinks the
-            image by one prime factor of the patch size each (Xiao et al., 2021), which needs square patches.
+            image by one prime factor of the patch size each (Xiao et al., 2021), which needs square patches. A prime
+            patch size gives a single convolution.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.

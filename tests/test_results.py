@@ -72,6 +72,7 @@ def make_runs(label, accuracies, recipe="examples/recipes/triangle_matched_cpu.y
             "variant": VARIANTS[Path(recipe).stem],
             "label": label,
             "seed": seed,
+            "hardware": "a machine",
             "accuracy": accuracy,
             "num_parameters": 1234,
             "num_train_samples": 10,
@@ -126,7 +127,7 @@ def test_report_judges_the_workspace(ours, sentence, write_results):
     text = write_results(make_runs("ait", ours) + make_runs("vit_matched", [0.90, 0.91, 0.89]))
     assert sentence in text
     assert "python -m x" in text
-    assert "a machine; torch 1." in text
+    assert "Each run: a machine. Costs: a machine; torch 1." in text
 
 
 def test_report_follows_its_rule_for_defaults(write_results):

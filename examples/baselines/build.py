@@ -27,7 +27,7 @@ def build_matched_vit(config: AiTConfig) -> PreTrainedModel:
 
 
 def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
-    """Transformers' ViT of the same depth, width and heads, with its own head and positions."""
+    """Transformers' ViT of the same depth, width and heads, with its own head, positions and linear patches."""
     if config.question_size is not None:
         raise InputError(
             "The architecture 'vit' takes no question. On Sort-of-CLEVR use 'vit_matched', which has a question token."
@@ -39,6 +39,9 @@ def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
         "intermediate_size",
         "hidden_dropout_prob",
         "attention_probs_dropout_prob",
+        "hidden_act",
+        "initializer_range",
+        "layer_norm_eps",
         "image_size",
         "patch_size",
         "num_channels",

@@ -44,6 +44,24 @@ class BaselineConfig(PreTrainedConfig):
     num_slots: int = 8
     top_k: int = 5
 
+    def __post_init__(self, **kwargs: Any):
+        super().__post_init__(**kwargs)
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "num_slots",
+            "top_k",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be a positive integer, but got {getattr(self, name)!r}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads` must be a divisor of `hidden_size` ({self.hidden_size}), "
+                f"but got {self.num_attention_heads!r}."
+            )
+
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images, in pixels."""

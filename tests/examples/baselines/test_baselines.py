@@ -10,7 +10,6 @@ from examples.baselines.common import BaselineConfig
 from examples.baselines.coordination import CoordinationModel, WorkspaceWrite
 from examples.baselines.relation_network import RelationNetworkModel
 from examples.baselines.set_transformer import SetTransformerModel
-from examples.recipes import InputError
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -195,12 +194,15 @@ def test_relation_network_sums_over_all_pairs(make_config):
         ("vitt", {}, None, r"unknown key 'vitt'. Did you mean 'vit'\? Known keys: ait, coordination, .*vit_matched"),
         ("coordination", {}, {"coordinatio": {}}, "unknown key 'coordinatio'"),
         ("coordination", {}, {"coordination": {"topk": 3}}, "unknown key 'topk'. Did you mean 'top_k'"),
+        ("coordination", {}, {"coordination": {"num_attention_heads": 5}}, "divisor of `hidden_size`"),
+        ("coordination", {}, {"coordination": {"top_k": 0}}, "`top_k` must be a positive integer, but got 0"),
         ("ait", {}, {"ait": {"hidden_size": 8}}, "takes its fields from `model_config`"),
         ("vit", {"question_size": 18}, None, "takes no question.*vit_matched"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name, fields, baseline_config, message, make_config):
-    with pytest.raises(InputError, match=message):
+    # The scripts turn a configuration's ValueError into an InputError.
+    with pytest.raises(ValueError, match=message):
         build_architecture(name, make_config(**fields), baseline_config)
 
 
