@@ -7,24 +7,16 @@ Both models run in turn, round by round, in one process, and the ratio of each r
 down slows both. Peak memory is taken in a fresh process for each model and mode.
 """
 
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
-import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
-import transformers
 from transformers import HfArgumentParser
 
-import modeling_ait
 from examples.baselines import build_architecture, count_parameters
 from examples.cost import MODES, Builder, CostSetting, measure_peak_memory, time_rounds
+from examples.runs import describe_command, describe_setting, write_json
 from modeling_ait import AiTConfig
 
 
@@ -68,17 +60,9 @@ def run(arguments: BenchmarkArguments) -> dict:
         results[mode]["memory_ratio"] = results[mode]["ait_peak_memory_mib"] / results[mode]["vit_peak_memory_mib"]
     for name in MODELS:
         results[f"{name}_num_parameters"] = count_parameters(builders[name]())
-    device_name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.machine()
     results["setting"] = {
-        "command": shlex.join(["python", "-m", "examples.benchmark", *sys.argv[1:]]),
+        **describe_setting(describe_command("examples.benchmark"), use_cpu=not arguments.device.startswith("cuda")),
         "arguments": asdict(arguments),
-        "hardware": f"{device_name}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "modeling_ait": modeling_ait.__version__,
-        },
     }
     return results
 
@@ -99,9 +83,7 @@ def main():
     if arguments.output is not None:
         path = Path(arguments.output)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump(results, file, indent=2)
-        os.replace(file.name, path)
+        write_json(path, results)
 
 
 if __name__ == "__main__":

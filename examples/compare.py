@@ -104,20 +104,34 @@ def refuse_unknown(values: list[str], known: Any, what: str) -> None:
             raise InputError(f"There is no {what} {value!r}. Known: {', '.join(known)}.")
 
 
+def list_variants(arguments: CompareArguments) -> list[tuple[str, str, dict[str, Any]]]:
+    """What is compared on every recipe, in this order: label, architecture, and the change to the recipe."""
+    variants: list[tuple[str, str, dict[str, Any]]] = [(name, name, {}) for name in arguments.architectures]
+    return variants + [(f"ait, {name.replace('_', ' ')}", "ait", ABLATIONS[name]) for name in arguments.ablations]
+
+
+def merge_model_config(recipe: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The fields of AiTConfig of a recipe, after the change of an ablation."""
+    return {**(recipe.get("model_config") or {}), **change.get("model_config", {})}
+
+
 def plan_runs(arguments: CompareArguments, passed_on: list[str]) -> list[Run]:
-    """List all runs, seed by seed, so that a comparison that is stopped is a comparison with fewer seeds."""
-    variants: list[tuple[str, str, dict]] = [(name, name, {}) for name in arguments.architectures]
-    variants += [(f"ait, {name.replace('_', ' ')}", "ait", ABLATIONS[name]) for name in arguments.ablations]
-    for path in arguments.recipes:
-        fields = read_recipe(path).get("model_config") or {}
+    """
+    List all runs, seed by seed, so that a comparison that is stopped is a comparison with fewer seeds.
+
+    Raises:
+        InputError: for a recipe that cannot be read, or an ablation that changes nothing in one.
+    """
+    variants = list_variants(arguments)
+    recipes = {path: read_recipe(path) for path in arguments.recipes}
+    for path, recipe in recipes.items():
         for label, _, change in variants:
-            changed = {**fields, **change.get("model_config", {})}
-            if "model_config" in change and AiTConfig(**changed).to_dict() == AiTConfig(**fields).to_dict():
+            before, after = (merge_model_config(recipe, part) for part in ({}, change))
+            if "model_config" in change and AiTConfig(**after).to_dict() == AiTConfig(**before).to_dict():
                 raise InputError(f"The ablation {label!r} changes nothing in {path!r}: leave it out.")
     runs = []
     for seed in arguments.seeds:
-        for path in arguments.recipes:
-            recipe = read_recipe(path)
+        for path, recipe in recipes.items():
             benchmark = find_benchmark(recipe.get("dataset_name"))
             script = f"examples.{IMAGE_CLASSIFICATION if benchmark is None else benchmark.task}"
             for label, architecture, change in variants:
@@ -126,7 +140,7 @@ def plan_runs(arguments: CompareArguments, passed_on: list[str]) -> list[Run]:
                 flags = ["--architecture", architecture, "--seed", str(seed), "--output_dir", str(folder)]
                 for flag, value in change.items():
                     if flag == "model_config":
-                        value = json.dumps({**(recipe.get("model_config") or {}), **value})
+                        value = json.dumps(merge_model_config(recipe, change))
                     flags += [f"--{flag}", str(value)]
                 runs.append(Run(path, label, seed, folder, ("python", "-m", script, path, *flags, *passed_on)))
     return runs
@@ -205,18 +219,19 @@ def make_builders(path: str, arguments: CompareArguments) -> dict[str, Builder]:
     """How to build each model of a recipe, for measuring its costs."""
     recipe = read_recipe(path)
     benchmark = find_benchmark(recipe.get("dataset_name"))
-    fields = {**(recipe.get("model_config") or {}), "num_labels": 10 if benchmark is None else benchmark.num_classes}
+    task: dict[str, Any] = {"num_labels": 10 if benchmark is None else benchmark.num_classes}
     if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
-        fields["question_size"] = QUESTION_SIZE
+        task["question_size"] = QUESTION_SIZE
     builders: dict[str, Builder] = {}
-    for name, label, change in [
-        *((name, name, {}) for name in arguments.architectures),
-        *(("ait", f"ait, {name.replace('_', ' ')}", ABLATIONS[name]) for name in arguments.ablations),
-    ]:
-        changed = {**fields, **change.get("model_config", {})}
-        config = AiTConfig.from_size(recipe["size"], **changed) if "size" in recipe else AiTConfig(**changed)
+    for label, architecture, change in list_variants(arguments):
+        fields = {**merge_model_config(recipe, change), **task}
+        config = AiTConfig.from_size(recipe["size"], **fields) if "size" in recipe else AiTConfig(**fields)
         builders[label] = partial(
-            build_architecture, name, config, recipe.get("baseline_config"), recipe.get("match_parameters", True)
+            build_architecture,
+            architecture,
+            config,
+            recipe.get("baseline_config"),
+            recipe.get("match_parameters", True),
         )
     return builders
 
@@ -254,6 +269,17 @@ def measure_recipe(
     return costs
 
 
+def describe_cost(cost: dict[str, Any] | None, missing: str) -> list[str]:
+    """The cells of a table for operations, speed and peak memory; `missing` where they were not measured."""
+    if cost is None:
+        return [missing] * 3
+    return [
+        f"{cost['training_forward_flops'] / 1e6:.1f} / {cost['inference_flops'] / 1e6:.1f}",
+        f"{cost['training_images_per_second']:.0f} ({cost['training_time_ratio']:.2f})",
+        f"{cost['training_peak_memory_mib']:.0f}",
+    ]
+
+
 def make_table(summary: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, Any]]]) -> str:
     """The comparison as a Markdown table."""
     lines = [
@@ -264,20 +290,13 @@ def make_table(summary: list[dict[str, Any]], costs: dict[str, dict[str, dict[st
     for row in summary:
         cost = costs.get(row["recipe"], {}).get(row["label"])
         spread = "" if row["accuracy_stdev"] is None else f" ± {row['accuracy_stdev']:.2f}"
-        measured = ["", "", ""]
-        if cost is not None:
-            measured = [
-                f"{cost['training_forward_flops'] / 1e6:.1f} / {cost['inference_flops'] / 1e6:.1f}",
-                f"{cost['training_images_per_second']:.0f} ({cost['training_time_ratio']:.2f})",
-                f"{cost['training_peak_memory_mib']:.0f}",
-            ]
         cells = [
             Path(row["recipe"]).stem,
             row["label"],
             f"{row['accuracy_mean']:.2f}{spread}",
             str(len(row["seeds"])),
             f"{row['num_parameters']:,}",
-            *measured,
+            *describe_cost(cost, missing=""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -167,7 +167,7 @@ def load_local_folder(folder: Path) -> datasets.DatasetDict:
 
 
 def find_benchmark(name: str | None) -> Benchmark | None:
-    """Return the benchmark of a name; CIFAR-10 and CIFAR-100 share the owner of their Hub ids, not the id."""
+    """Return the benchmark that has this name or Hub id, or `None`."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     return next((benchmark for benchmark in BENCHMARKS.values() if name and benchmark.hub_id == name), None)

@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
 
-from examples.data import ImagePixels, load_image_data
+from examples.data import ImageData, ImagePixels, load_image_data
 from examples.recipes import DataArguments, InputError
 from examples.runs import describe_command, describe_setting, write_json
 from modeling_ait import AiTForImageClassification
@@ -45,16 +45,13 @@ def predict(
     return predictions
 
 
-def evaluate_checkpoint(
-    checkpoint: str, data_arguments: DataArguments, arguments: BatchArguments
-) -> list[dict[str, Any]]:
+def evaluate_checkpoint(checkpoint: str, data: ImageData, arguments: BatchArguments) -> list[dict[str, Any]]:
     """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
     try:
         model = AiTForImageClassification.from_pretrained(checkpoint).eval()
         processor = ViTImageProcessorPil.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint!r} is no AiT checkpoint with an image processor: {error}") from error
-    data = load_image_data(data_arguments)
     dataset = ImagePixels(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
     labels = torch.tensor(data.evaluation[data.label_column][:])
@@ -114,8 +111,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
     if not arguments.checkpoints or min(arguments.batch_sizes, default=0) < 1 or arguments.num_orders < 1:
         raise InputError("Give at least one of `--checkpoints`, batch sizes of at least 1, and at least 1 order.")
+    data = load_image_data(data_arguments)
     checkpoints = [
-        {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data_arguments, arguments)}
+        {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments)}
         for checkpoint in tqdm(arguments.checkpoints)
     ]
     batch_summary = summarize(checkpoints)

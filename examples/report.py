@@ -14,6 +14,7 @@ from typing import Any
 from scipy import stats
 
 from examples.benchmarks import BENCHMARKS, Benchmark
+from examples.compare import describe_cost
 from examples.data import find_benchmark
 from examples.recipes import read_recipe
 
@@ -86,10 +87,15 @@ def describe_recipe(path: str, groups: dict[str, Runs]) -> tuple[str, Benchmark 
     return (title if variant is None else f"{title}, {variant}"), benchmark, variant
 
 
+def get_runs(result: dict[str, Any]) -> Runs:
+    """The runs of a comparison; none for a results file of another kind."""
+    return result["runs"] if "costs" in result else []
+
+
 def iterate_comparisons(results: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, dict[str, Runs]]]:
     """Yield (results file, recipe, runs by label) of every comparison."""
     for name, result in results.items():
-        for recipe in dict.fromkeys(run["recipe"] for run in result.get("runs", []) if "label" in run):
+        for recipe in dict.fromkeys(run["recipe"] for run in get_runs(result)):
             groups: dict[str, Runs] = {}
             for run in result["runs"]:
                 if run["recipe"] == recipe:
@@ -101,9 +107,7 @@ def write_origin(result: dict[str, Any]) -> list[str]:
     """The command, machine and versions behind a section."""
     setting = {**result, **result.get("setting", {})}
     # Each run of a comparison has its own share of the machine.
-    machines = (
-        dict.fromkeys(run["hardware"] for run in result["runs"]) if "label" in str(result.get("runs", "")) else {}
-    )
+    machines = dict.fromkeys(run["hardware"] for run in get_runs(result))
     if machines:
         setting["hardware"] = "Each run: " + "; ".join(machines) + f". Costs: {result['hardware']}"
     versions = ", ".join(f"{package} {number}" for package, number in setting["versions"].items())
@@ -153,17 +157,10 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
         "|---|---|---|---|---|---|---|---|",
     ]
     for label, runs in groups.items():
-        values, cost = [score(run) for run in runs], costs.get(label)
+        values = [score(run) for run in runs]
         cells = [label, describe(values), f"{min(values):.2f} to {max(values):.2f}"]
         cells += [", ".join(str(run["seed"]) for run in runs), f"{runs[0]['num_parameters']:,}"]
-        if cost is None:
-            cells += ["not measured"] * 3
-        else:
-            cells += [
-                f"{cost['training_forward_flops'] / 1e6:.1f} / {cost['inference_flops'] / 1e6:.1f}",
-                f"{cost['training_images_per_second']:.0f} ({cost['training_time_ratio']:.2f})",
-                f"{cost['training_peak_memory_mib']:.0f}",
-            ]
+        cells += describe_cost(costs.get(label), missing="not measured")
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     if "ait" in groups and "vit_matched" in groups:
