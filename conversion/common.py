@@ -1,8 +1,6 @@
 """What both conversions share: renaming by a table, loading into the model, and writing the result."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import ViTImageProcessorPil
 
 from modeling_ait import AiTPreTrainedModel
+from modeling_ait.saving_ait import stage_files
 
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -133,9 +132,8 @@ def save_converted(
         source=source,
         command=command,
     )
-    with tempfile.TemporaryDirectory(prefix=".save-", dir=output_dir) as staging:
+    with stage_files(output_dir) as staging:
         card.save(Path(staging, "README.md"))
-        os.replace(Path(staging, "README.md"), output_dir / "README.md")
     if push_to_hub is not None:
         api = HfApi()
         repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id

@@ -62,7 +62,7 @@ def make_weight_map(num_memory_heads: int, has_question: bool) -> WeightMap:
         theirs + "1.norm": ours + "layernorm_after",
         theirs + "1.fn.fc1": ours + "mlp.fc1",
         theirs + "1.fn.fc2": ours + "mlp.fc2",
-        theirs + "1.fn.norm": ours + "mlp.layernorm",
+        theirs + "1.fn.norm": ours + "layernorm_output",
         theirs + "1.fn.fc3": ours + "workspace.retrieve.pattern_proj",
         their_write + "layer_norm": write + "layernorm",
         "mlp_head.0": "ait.layernorm",
@@ -88,7 +88,7 @@ def make_weight_map(num_memory_heads: int, has_question: bool) -> WeightMap:
         their_write + "w_ks.weight": ((write + "k_proj.weight",), keep),
         their_write + "w_vs.weight": ((write + "v_proj.weight",), keep),
         their_write + "fc.weight": ((write + "o_proj.weight",), put_heads_first),
-        theirs + "1.fn.memoryupdate.memory": (("ait.memory_{layer}",), keep),
+        theirs + "1.fn.memoryupdate.memory": (("ait.memory.layer_{layer}",), keep),
     }
 
 

@@ -77,11 +77,11 @@ def make_weight_map(model_type: str, config: AiTConfig, prefix: str, has_classif
         for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
             weights[f"{theirs}attention.{name}.{kind}"] = f"{ours}attention.{name}.{kind}"
     embeddings = prefix + "embeddings."
-    weights[embeddings + "cls_token"] = "ait.embeddings.cls_token"
+    weights[embeddings + "cls_token"] = "ait.embeddings.prefix_tokens.0"
     weights[embeddings + "position_embeddings"] = "ait.embeddings.position_embeddings"
     weights[embeddings + "patch_embeddings.projection.bias"] = "ait.embeddings.patch_embeddings.projection.bias"
     if model_type == "deit":
-        weights[embeddings + "distillation_token"] = "ait.embeddings.register_tokens"
+        weights[embeddings + "distillation_token"] = "ait.embeddings.prefix_tokens.1"
     return {
         **{source: ((target,), keep) for source, target in weights.items()},
         embeddings + "patch_embeddings.projection.weight": (

@@ -15,8 +15,8 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from examples.baselines import build_architecture, count_parameters
-from examples.cost import MODES, Builder, CostSetting, measure_peak_memory, time_rounds
-from examples.runs import describe_command, describe_setting, write_json
+from examples.training.cost import MODES, Builder, CostSetting, measure_peak_memory, time_rounds
+from examples.training.results import describe_command, describe_setting, write_json
 from modeling_ait import AiTConfig
 
 

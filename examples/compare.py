@@ -24,12 +24,20 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from examples.baselines import ARCHITECTURES, build_architecture, count_parameters
-from examples.benchmarks import BENCHMARKS, IMAGE_CLASSIFICATION
-from examples.cost import INFERENCE, TRAINING, Builder, CostSetting, count_flops, measure_peak_memory, time_rounds
-from examples.data import find_benchmark
-from examples.recipes import InputError, read_recipe
-from examples.runs import RESULTS_FILE, describe_command, describe_setting, write_json
-from examples.sort_of_clevr import QUESTION_SIZE
+from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, find_benchmark
+from examples.data.sort_of_clevr import QUESTION_SIZE
+from examples.errors import InputError
+from examples.training.arguments import read_recipe
+from examples.training.cost import (
+    INFERENCE,
+    TRAINING,
+    Builder,
+    CostSetting,
+    count_flops,
+    measure_peak_memory,
+    time_rounds,
+)
+from examples.training.results import RESULTS_FILE, describe_command, describe_setting, write_json
 from modeling_ait import AiTConfig
 
 

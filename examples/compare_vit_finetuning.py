@@ -28,10 +28,12 @@ from transformers import (
 )
 
 from conversion.convert_vit import convert_model
-from examples.data import ImageData, decode_image, load_image_data
-from examples.image_classification import compute_metrics
-from examples.recipes import DataArguments, InputError
-from examples.runs import describe_command, describe_setting, write_json
+from examples.data.arguments import DataArguments
+from examples.data.images import decode_image
+from examples.data.loading import ImageData, load_image_data
+from examples.errors import InputError
+from examples.training.metrics import compute_metrics
+from examples.training.results import describe_command, describe_setting, write_json
 
 
 @dataclass

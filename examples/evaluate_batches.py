@@ -18,9 +18,11 @@ import torch
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
 
-from examples.data import ImageData, ImagePixels, load_image_data
-from examples.recipes import DataArguments, InputError
-from examples.runs import describe_command, describe_setting, write_json
+from examples.data.arguments import DataArguments
+from examples.data.images import ImagePixelsDataset
+from examples.data.loading import ImageData, load_image_data
+from examples.errors import InputError
+from examples.training.results import describe_command, describe_setting, write_json
 from modeling_ait import AiTForImageClassification
 
 
@@ -52,7 +54,7 @@ def evaluate_checkpoint(checkpoint: str, data: ImageData, arguments: BatchArgume
         processor = ViTImageProcessorPil.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint!r} is no AiT checkpoint with an image processor: {error}") from error
-    dataset = ImagePixels(data.evaluation, data.image_column, processor)
+    dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
     labels = torch.tensor(data.evaluation[data.label_column][:])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

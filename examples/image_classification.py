@@ -11,176 +11,17 @@ image processor, model card and `results.json`. An unfinished run is resumed whe
 """
 
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-    ViTImageProcessorPil,
-)
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
-
-from examples.data import load_image_data
-from examples.recipes import InputError, parse_arguments
-from examples.runs import (
-    Accuracy,
-    build_model,
-    collect_arguments,
-    describe_command,
-    make_datasets,
-    prepare_output_folder,
-    push_folder,
-    report_run,
-    reset_memories,
-)
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the training set which epoch it is, for its augmentation; accelerate does so in some settings only."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch + 1e-6))
-
-
-class ResetMemoryCallback(TrainerCallback):
-    """Starts every epoch with the initial memories: the ablation "reset memory" of the paper."""
-
-    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
-        # A run that was resumed within an epoch goes on with the memories of its checkpoint.
-        if abs(state.epoch - round(state.epoch)) < 1e-6:
-            reset_memories(model)
-
-
-class AiTTrainer(Trainer):
-    """
-    Trainer that logs the task loss and the balance loss apart, and keeps the balance loss under label smoothing.
-
-    Raises:
-        `ValueError`: for a `compute_loss_func`, which would replace the model's loss and drop the balance loss.
-    """
-
-    def __init__(self, *args, **kwargs):
-        if kwargs.get("compute_loss_func") is not None:
-            raise ValueError(
-                "AiTTrainer takes no `compute_loss_func`: it would drop the balance loss. Override `compute_loss`."
-            )
-        super().__init__(*args, **kwargs)
-        self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # Read before, because the Trainer takes the labels out for label smoothing.
-        is_smoothed = self.label_smoother is not None and "labels" in inputs
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        balance_loss = outputs.get("balance_loss")
-        if balance_loss is not None:
-            weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
-            if is_smoothed:
-                loss = loss + weighted_loss
-            self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
-            self.loss_parts["balance_loss"].append(balance_loss.detach())
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs, start_time=None):
-        if "loss" in logs:
-            for name, values in self.loss_parts.items():
-                if values:
-                    logs[name] = self.accelerator.gather(torch.stack(values)).mean().item()
-                    values.clear()
-        super().log(logs, start_time)
-
-
-def average_logged_loss(state: TrainerState) -> float:
-    """Mean training loss of all steps that were logged; the Trainer's own forgets those before a resumption."""
-    logs = [(entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry]
-    steps = [0, *(step for step, _ in logs)]
-    weighted = sum(loss * (step - before) for (step, loss), before in zip(logs, steps))
-    return weighted / steps[-1] if logs else float("nan")
-
-
-def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy of the logits."""
-    return Accuracy().compute(predictions=np.argmax(prediction.predictions, axis=-1), references=prediction.label_ids)
-
-
-def train(
-    model: PreTrainedModel,
-    processor: ViTImageProcessorPil,
-    datasets: tuple[torch.utils.data.Dataset, torch.utils.data.Dataset],
-    arguments: dict[str, Any],
-    training: TrainingArguments,
-    metrics_of: Callable[[EvalPrediction], dict[str, float]],
-    restart: bool,
-) -> tuple[AiTTrainer, dict[str, Any]]:
-    """
-    Train, or go on with an unfinished run, evaluate and save the model.
-
-    Returns:
-        The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
-    """
-    train_dataset, eval_dataset = datasets
-    # The Trainer would push every checkpoint, and write a model card of its own over ours.
-    training.push_to_hub = False
-    with training.main_process_first(desc="preparing the output folder"):
-        checkpoint = (
-            prepare_output_folder(training, arguments, restart, TRAINER_STATE_NAME) if training.should_save else None
-        )
-    callbacks: list[TrainerCallback] = [EpochCallback(train_dataset)]
-    if arguments["reset_memory"]:
-        callbacks.append(ResetMemoryCallback())
-    trainer = AiTTrainer(
-        model=model,
-        args=training,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=processor,
-        compute_metrics=metrics_of,
-        callbacks=callbacks,
-    )
-    start, first_step = time.perf_counter(), 0
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        first_step = state.global_step
-    if checkpoint is not None and first_step >= state.max_steps:
-        # Killed between the last step and the results. The Trainer would train for another step.
-        model.load_state_dict(load_file(checkpoint / SAFE_WEIGHTS_NAME))
-        trainer.state = state
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.perf_counter() - start
-    metrics = trainer.evaluate()
-    trainer.save_model()
-    timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
-    measured: dict[str, Any] = {
-        name.removeprefix("eval_"): value
-        for name, value in metrics.items()
-        if name.startswith("eval_") and name.removeprefix("eval_") not in timings
-    }
-    measured["eval_loss"] = measured.pop("loss")
-    return trainer, {
-        **measured,
-        "train_loss": average_logged_loss(trainer.state),
-        "train_seconds": seconds,
-        "num_steps": trainer.state.global_step,
-        "resumed_from_step": first_step,
-        "history": [
-            {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
-            for entry in trainer.state.log_history
-            if "loss" in entry or "eval_loss" in entry
-        ],
-    }
+from examples.data.images import make_datasets
+from examples.data.loading import load_image_data
+from examples.errors import run_script
+from examples.training.arguments import parse_arguments
+from examples.training.metrics import compute_metrics
+from examples.training.model import build_model
+from examples.training.publishing import push_folder
+from examples.training.results import describe_command, report_run
+from examples.training.run_folder import collect_arguments
+from examples.training.trainer import train
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -208,7 +49,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

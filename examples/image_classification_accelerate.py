@@ -24,20 +24,15 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
-from examples.data import load_image_data
-from examples.recipes import InputError, parse_arguments
-from examples.runs import (
-    Accuracy,
-    build_model,
-    collect_arguments,
-    describe_command,
-    list_checkpoints,
-    make_datasets,
-    prepare_output_folder,
-    push_folder,
-    report_run,
-    reset_memories,
-)
+from examples.data.images import make_datasets
+from examples.data.loading import load_image_data
+from examples.errors import InputError
+from examples.training.arguments import parse_arguments
+from examples.training.metrics import Accuracy
+from examples.training.model import build_model
+from examples.training.publishing import push_folder
+from examples.training.results import describe_command, report_run
+from examples.training.run_folder import collect_arguments, list_checkpoints, prepare_output_folder
 
 
 PROGRESS_FILE = "progress.json"
@@ -180,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     while step < num_steps:
         train_dataset.set_epoch(epoch)
         if model_arguments.reset_memory and num_batches == 0:
-            reset_memories(accelerator.unwrap_model(model))
+            accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader
         # A prepared loader counts its own epochs, which would start at 0 in a resumed run.
         batches.set_epoch(epoch)

@@ -13,10 +13,9 @@ from typing import Any
 
 from scipy import stats
 
-from examples.benchmarks import BENCHMARKS, Benchmark
 from examples.compare import describe_cost
-from examples.data import find_benchmark
-from examples.recipes import read_recipe
+from examples.data.catalog import BENCHMARKS, Benchmark, find_benchmark
+from examples.training.arguments import read_recipe
 
 
 REPOSITORY = Path(__file__).parents[1]

@@ -1,15 +1,12 @@
 """AiT model configuration."""
 
 import math
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PreTrainedConfig
+
+from .saving_ait import AiTSavedConfig
 
 
 PAPER_SIZES = {
@@ -25,23 +22,8 @@ def make_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-@contextmanager
-def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
-    """
-    Give a folder to write files into, which are moved into `save_directory` at the end, over those of the same name.
-
-    A failure before the end leaves `save_directory` as it was. Weights come before the JSON files that describe them.
-    Only a process that is killed leaves the folder itself behind, as `.save-*`.
-    """
-    os.makedirs(save_directory, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:
-        yield staging
-        for name in sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name)):
-            os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
-
-
 @strict
-class AiTConfig(PreTrainedConfig):
+class AiTConfig(AiTSavedConfig):
     r"""
     Configuration of an Associative Transformer (AiT). The defaults are the paper's Base size on 224-pixel images.
 
@@ -107,10 +89,10 @@ class AiTConfig(PreTrainedConfig):
             into the residual (the workspace still gets normed tokens). It lets a pretrained ViT become an AiT.
         num_register_tokens (`int`, *optional*, defaults to 0):
             Learned tokens behind the CLS token, such as DeiT's distillation token.
-        patch_stem (`str`, *optional*, defaults to `"linear"`):
-            What embeds the patches: `"linear"`, or `"convolutional"`, a stack of strided convolutions that shrinks the
-            image by one prime factor of the patch size each (Xiao et al., 2021), which needs square patches. A prime
-            patch size gives a single convolution.
+        stem_strides (`list[int]`, *optional*):
+            Strides of the convolutions that embed the patches (Xiao et al., 2021), for instance `[2, 2, 2]` for
+            patches of 8 pixels: each at least 2, their product the side of the (square) patches. `None` is the paper's
+            linear projection.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -162,7 +144,7 @@ class AiTConfig(PreTrainedConfig):
     question_size: int | None = None
     use_vit_norms: bool = False
     num_register_tokens: int = 0
-    patch_stem: str = "linear"
+    stem_strides: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
@@ -209,7 +191,6 @@ class AiTConfig(PreTrainedConfig):
         require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
         require(self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"')
         require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
-        require(self.patch_stem in ("linear", "convolutional"), "patch_stem", '"linear" or "convolutional"')
         for name in ("image_size", "patch_size"):
             size = getattr(self, name)
             sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -223,11 +204,14 @@ class AiTConfig(PreTrainedConfig):
             "image_size",
             f"a multiple of `patch_size` ({self.patch_size!r}) in height and width",
         )
-        require(
-            self.patch_stem == "linear" or (self.patch_shape[0] == self.patch_shape[1] > 1 and not self.use_vit_norms),
-            "patch_stem",
-            '"linear" with `use_vit_norms`, with patches that are not square, and with patches of one pixel',
-        )
+        if self.stem_strides is not None:
+            require(not self.use_vit_norms, "stem_strides", "None with `use_vit_norms`")
+            require(
+                min(self.stem_strides, default=0) >= 2
+                and self.patch_shape == (math.prod(self.stem_strides), math.prod(self.stem_strides)),
+                "stem_strides",
+                f"None, or integers of at least 2 whose product is both sides of `patch_size` ({self.patch_size!r})",
+            )
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -272,18 +256,6 @@ class AiTConfig(PreTrainedConfig):
                 "only. Load it with its own class or with the Auto classes of transformers."
             )
         return super().from_dict(config_dict, **kwargs)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
-        """Save into a folder in one step: a save that fails leaves older files there as they were."""
-        if os.path.isfile(save_directory):
-            return super().save_pretrained(save_directory, push_to_hub, **kwargs)
-        with stage_files(save_directory) as staging:
-            super().save_pretrained(staging)
-        if push_to_hub:
-            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            with tempfile.TemporaryDirectory() as folder:
-                super().save_pretrained(folder, push_to_hub=True, **kwargs)
-        return None
 
 
 AiTConfig.register_for_auto_class()

@@ -1,12 +1,8 @@
 """PyTorch AiT model: the Associative Transformer (Sun et al., CVPR 2025, arXiv 2309.12862)."""
 
-import os
-import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,23 +10,16 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_ait import AiTConfig, stage_files
-from .workspace_ait import AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace
-
-
-# Every checkpoint names all of them, so that a saved classifier opens with `AutoModel` and the other way round.
-AUTO_MAP = {
-    "AutoConfig": "configuration_ait.AiTConfig",
-    "AutoModel": "modeling_ait.AiTModel",
-    "AutoModelForImageClassification": "modeling_ait.AiTForImageClassification",
-    "AutoModelForVisualQuestionAnswering": "modeling_ait.AiTForRelationalReasoning",
-}
+from .configuration_ait import AiTConfig
+from .embeddings_ait import AiTEmbeddings
+from .saving_ait import AiTSavedModel
+from .workspace_ait import AiTMemory, AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace, make_initial_memory
 
 
 @dataclass
@@ -108,186 +97,8 @@ def expand_output_workspace(forward: Callable) -> Callable:
     return wrapper
 
 
-def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
-    """Draw a layer's first memory, N(0, 1) of shape (M, D), from a random stream of its own: always the same one."""
-    generator = torch.Generator().manual_seed(layer_index)
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def read_memory(memory: torch.Tensor) -> torch.Tensor:
-    """Copy a memory buffer, always as float32: mixed-precision wrappers may have cast the buffer behind our back."""
-    # Autograd keeps what the layers read, and the commit overwrites the buffer before the backward pass. A plain clone
-    # would do, but torch.compile's inductor takes it for a no-op, keeps the buffer itself and computes wrong
-    # gradients (pytorch issue 198131); what it neither drops nor recomputes is padding, cut off again.
-    return nn.functional.pad(memory.float(), (0, 0, 0, 1))[:-1]
-
-
-def find_prime_factors(number: int) -> list[int]:
-    """Prime factors of a number, smallest first."""
-    factors, candidate = [], 2
-    while number > 1:
-        while number % candidate == 0:
-            factors.append(candidate)
-            number //= candidate
-        candidate += 1
-    return factors
-
-
-class AiTConvolutionalStem(nn.Module):
-    """
-    Embed an image by strided convolutions, (B, C, H, W) -> (B, N, E), after Xiao et al. (2021, arXiv 2106.14881).
-
-    One convolution for each prime factor of the patch size, as its stride, with as many channels as keep the width of
-    the last one at `hidden_size`, halved towards the first. The norms are over the channels of all positions together
-    (GroupNorm with one group): unlike BatchNorm no sample sees another.
-    """
-
-    def __init__(self, config: AiTConfig):
-        super().__init__()
-        strides = find_prime_factors(config.patch_shape[0])
-        channels = [config.num_channels]
-        channels += [max(8, config.hidden_size >> (len(strides) - index)) for index in range(1, len(strides))]
-        channels.append(config.hidden_size)
-        self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(before, after, kernel_size=2 * stride - 1, stride=stride, padding=stride - 1)
-                for before, after, stride in zip(channels, channels[1:], strides)
-            ]
-        )
-        self.norms = nn.ModuleList([nn.GroupNorm(1, after, eps=config.layer_norm_eps) for after in channels[1:-1]])
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        for convolution, norm in zip(self.convolutions, self.norms):
-            pixel_values = nn.functional.gelu(norm(convolution(pixel_values)))
-        return self.convolutions[-1](pixel_values).flatten(2).transpose(1, 2)
-
-
-class AiTPatchEmbeddings(nn.Module):
-    """
-    Split images into patches and embed each, (B, C, H, W) -> (B, N, E): LayerNorm, Linear, LayerNorm.
-
-    With `use_vit_norms` it is the Linear alone; with the convolutional stem, the stem and the last LayerNorm.
-    """
-
-    def __init__(self, config: AiTConfig):
-        super().__init__()
-        self.image_shape = config.image_shape
-        self.patch_shape = config.patch_shape
-        self.num_channels = config.num_channels
-        self.grid_shape = tuple(image // patch for image, patch in zip(self.image_shape, self.patch_shape))
-        self.num_patches = self.grid_shape[0] * self.grid_shape[1]
-        patch_size = self.patch_shape[0] * self.patch_shape[1] * config.num_channels
-        norm_class = nn.Identity if config.use_vit_norms else nn.LayerNorm
-        self.stem = None
-        if config.patch_stem == "convolutional":
-            self.stem = AiTConvolutionalStem(config)
-        else:
-            self.layernorm_before = norm_class(patch_size, eps=config.layer_norm_eps)
-            self.projection = nn.Linear(patch_size, config.hidden_size)
-        self.layernorm_after = norm_class(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if pixel_values.dim() != 4:
-            raise ValueError(
-                "`pixel_values` must have the shape (batch_size, num_channels, height, width), "
-                f"but got {tuple(pixel_values.shape)}."
-            )
-        batch_size, num_channels, height, width = pixel_values.shape
-        if num_channels != self.num_channels:
-            raise ValueError(
-                f"The images have {num_channels} channels, but the model was configured for {self.num_channels} "
-                "(`num_channels`). Convert the images (for instance with `image.convert('RGB')`) or change the config."
-            )
-        if (height, width) != self.image_shape:
-            raise ValueError(
-                f"The images are {height} x {width} pixels (height x width), but the model was configured for "
-                f"{self.image_shape[0]} x {self.image_shape[1]} (`image_size`). Resize them with the image processor."
-            )
-        if self.stem is not None:
-            # deviation: `patch_stem="convolutional"` embeds the patches by convolutions; the paper by one projection.
-            return self.layernorm_after(self.stem(pixel_values))
-        (rows, columns), (patch_height, patch_width) = self.grid_shape, self.patch_shape
-        patches = pixel_values.reshape(batch_size, num_channels, rows, patch_height, columns, patch_width)
-        patches = patches.permute(0, 2, 4, 3, 5, 1)  # (batch_size, rows, columns, patch_height, patch_width, channels)
-        patches = patches.flatten(3).flatten(1, 2)  # (batch_size, num_patches, patch_size)
-        return self.layernorm_after(self.projection(self.layernorm_before(patches)))
-
-
-class AiTQuestionEmbeddings(nn.Module):
-    """Embed a question vector as a token, (B, question_size) -> (B, 1, E): LayerNorm, Linear, LayerNorm."""
-
-    def __init__(self, question_size: int, config: AiTConfig):
-        super().__init__()
-        self.question_size = question_size
-        self.layernorm_before = nn.LayerNorm(question_size, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(question_size, config.hidden_size)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, question: torch.Tensor) -> torch.Tensor:
-        if question.dim() != 2 or question.shape[1] != self.question_size:
-            raise ValueError(
-                f"`question` must have the shape (batch_size, {self.question_size}) (`question_size`), "
-                f"but got {tuple(question.shape)}."
-            )
-        question = question.to(self.projection.weight.dtype)
-        return self.layernorm_after(self.projection(self.layernorm_before(question))).unsqueeze(1)
-
-
-class AiTEmbeddings(nn.Module):
-    """Patch embeddings, behind a CLS token, register tokens and a question where the configuration asks for them."""
-
-    def __init__(self, config: AiTConfig):
-        super().__init__()
-        self.patch_embeddings = AiTPatchEmbeddings(config)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.pooling == "cls" else None
-        self.register_tokens = (
-            nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
-            if config.num_register_tokens > 0
-            else None
-        )
-        self.question_embeddings = (
-            AiTQuestionEmbeddings(config.question_size, config) if config.question_size is not None else None
-        )
-        num_prefix_tokens = (config.pooling == "cls") + config.num_register_tokens + (config.question_size is not None)
-        self.num_tokens = num_prefix_tokens + self.patch_embeddings.num_patches
-        self.position_embeddings = (
-            nn.Parameter(torch.zeros(1, self.num_tokens, config.hidden_size))
-            if config.position_embedding_type == "learned"
-            else None
-        )
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    @property
-    def learned_tokens(self) -> list[torch.Tensor]:
-        """The CLS token and the register tokens, as far as there are any: (1, number, hidden_size) each."""
-        return [tokens for tokens in (self.cls_token, self.register_tokens) if tokens is not None]
-
-    def forward(self, pixel_values: torch.Tensor, question: torch.Tensor | None = None) -> torch.Tensor:
-        embeddings = self.patch_embeddings(pixel_values)  # (batch_size, num_patches, hidden_size)
-        if (question is None) != (self.question_embeddings is None):
-            raise ValueError(
-                "This model was configured without a question (`question_size` is None), but `question` was given."
-                if self.question_embeddings is None
-                else f"This model needs `question`, of shape (batch_size, {self.question_embeddings.question_size})."
-            )
-        tokens = [token.expand(embeddings.shape[0], -1, -1) for token in self.learned_tokens]
-        if self.question_embeddings is not None:
-            tokens.append(self.question_embeddings(question))
-        embeddings = torch.cat([*tokens, embeddings], dim=1)  # (batch_size, num_tokens, hidden_size)
-        if self.position_embeddings is not None:
-            embeddings = embeddings + self.position_embeddings
-        return self.dropout(embeddings)
-
-
 def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
+    module: nn.Module, query, key, value, attention_mask, scaling: float, dropout: float = 0.0, **kwargs
 ) -> tuple[torch.Tensor, torch.Tensor]:
     attention = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch_size, num_heads, num_tokens, num_tokens)
     if attention_mask is not None:
@@ -325,34 +136,24 @@ class AiTAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        dropout = self.attention_dropout if self.training else 0.0
         attended, attention = attention_interface(
-            self,
-            query,
-            key,
-            value,
-            None,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.o_proj(attended.reshape(*input_shape, -1).contiguous()), attention
 
 
 class AiTMLP(nn.Module):
-    """Two-layer perceptron, with and without a LayerNorm on its output, (B, N, E) -> 2 x (B, N, E)."""
+    """Two-layer perceptron, (B, N, E) -> (B, N, E)."""
 
     def __init__(self, config: AiTConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        # A ViT without a workspace has no use for it.
-        is_used = config.num_memory_slots > 0 or not config.use_vit_norms
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_used else nn.Identity()
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden_states = self.fc2(self.activation_fn(self.fc1(hidden_states)))
-        return hidden_states, self.layernorm(hidden_states)
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
 class AiTLayer(GradientCheckpointingLayer):
@@ -368,8 +169,12 @@ class AiTLayer(GradientCheckpointingLayer):
         self.attention = AiTAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = AiTMLP(config)
-        self.workspace = AiTWorkspace(config) if config.num_memory_slots > 0 else None
         self.use_vit_norms = config.use_vit_norms
+        has_workspace = config.num_memory_slots > 0
+        # A ViT without a workspace has no use for the norm.
+        norm_class = nn.LayerNorm if has_workspace or not self.use_vit_norms else nn.Identity
+        self.layernorm_output = norm_class(config.hidden_size, eps=config.layer_norm_eps)
+        self.workspace = AiTWorkspace(config) if has_workspace else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -383,20 +188,19 @@ class AiTLayer(GradientCheckpointingLayer):
         attended, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
 
-        mlp_output, tokens = self.mlp(self.layernorm_after(hidden_states))  # 2 x (batch_size, num_tokens, hidden_size)
+        mlp_output = self.mlp(self.layernorm_after(hidden_states))  # (batch_size, num_tokens, hidden_size)
+        tokens = self.layernorm_output(mlp_output)
         # deviation: with `use_vit_norms` the residual gets the MLP's output without the norm, as in a ViT.
         update = mlp_output if self.use_vit_norms else tokens
         balance_loss = None
         if self.workspace is not None:
-            if update_memory:
-                memory, balance_loss, _ = self.workspace.write(memory, tokens)
-            retrieved, _, _ = self.workspace.retrieve(memory, tokens, output_energies=output_energies)
+            retrieved, memory, balance_loss = self.workspace(memory, tokens, update_memory, output_energies)
             update = update + retrieved
         return hidden_states + self.dropout(update), memory, balance_loss
 
 
-class AiTPreTrainedModel(PreTrainedModel):
-    """Weight initialisation, abilities and saving that all AiT models share."""
+class AiTPreTrainedModel(AiTSavedModel):
+    """Weight initialisation, abilities and the reset of the memories that all AiT models share."""
 
     config: AiTConfig
     config_class = AiTConfig
@@ -404,13 +208,13 @@ class AiTPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
-    _no_split_modules = ["AiTEmbeddings", "AiTLayer"]
+    _no_split_modules = ["AiTEmbeddings", "AiTLayer", "AiTMemory"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _keep_in_fp32_modules_strict = [r"memory_\d+"]
+    _keep_in_fp32_modules_strict = [r"memory\.layer_\d+"]
     _can_record_outputs = {
         "hidden_states": AiTLayer,
         "attentions": AiTAttention,
@@ -424,7 +228,7 @@ class AiTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, AiTEmbeddings):
-            for parameter in (*module.learned_tokens, module.position_embeddings):
+            for parameter in (*module.prefix_tokens, module.position_embeddings):
                 if parameter is not None:
                     init.trunc_normal_(parameter, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, (AiTMemoryWrite, AiTMemoryRetrieval)):
@@ -433,45 +237,15 @@ class AiTPreTrainedModel(PreTrainedModel):
                     # `initializer_range` is meant for inputs hundreds wide. From slots 32 wide it would give logits
                     # so close to 0 that nothing competes: the variance is PyTorch's, as in the official code.
                     init.normal_(projection.weight, mean=0.0, std=(3 * projection.in_features) ** -0.5)
-        elif isinstance(module, AiTModel):
-            for layer_index, memory in enumerate(module.memories):
+        elif isinstance(module, AiTMemory):
+            # What `reset` does, but for the memories that a checkpoint has brought.
+            for layer_index, memory in enumerate(module.buffers_by_layer):
                 init.copy_(memory, make_initial_memory(memory.shape, layer_index))
 
-    def save_pretrained(  # type: ignore[override]  # the arguments left out pass through `kwargs`
-        self,
-        save_directory: str | os.PathLike,
-        is_main_process: bool = True,
-        state_dict: dict | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ):
-        """
-        Save weights, configuration and code into a folder; a save that fails leaves an older checkpoint there intact.
-
-        Everything is written beside the old files first and moved over them at the end. Arguments are those of
-        [`~transformers.PreTrainedModel.save_pretrained`].
-        """
-        if kwargs.get("distributed_checkpoint") or os.path.isfile(save_directory):
-            super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
-            return
-        # The code of every Auto class travels, whichever class is saved.
-        self.config.auto_map = dict(AUTO_MAP)
-        # A copy of the dictionary, because saving empties it.
-        with stage_files(save_directory) as staging:
-            super().save_pretrained(staging, is_main_process, None if state_dict is None else {**state_dict}, **kwargs)
-            saved = os.listdir(staging)
-        # Left from an earlier save in other shards, they would be loaded in place of the new weights.
-        variant = "" if kwargs.get("variant") is None else re.escape(f".{kwargs['variant']}")
-        pattern = re.compile(rf"model{variant}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{variant}\.json")
-        if any(pattern.fullmatch(name) for name in saved):
-            for name in os.listdir(save_directory):
-                if pattern.fullmatch(name) and name not in saved:
-                    os.remove(os.path.join(save_directory, name))
-        if push_to_hub:
-            # From a folder of its own, so that the local save is complete whatever becomes of the upload.
-            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            with tempfile.TemporaryDirectory() as folder:
-                super().save_pretrained(folder, is_main_process, state_dict, push_to_hub=is_main_process, **kwargs)
+    def reset_memories(self) -> None:
+        """Set the memory of every layer back to its initial value: the noise of a model that was never trained."""
+        ait: AiTModel = self.base_model  # type: ignore[assignment]  # the library knows a `PreTrainedModel` only
+        ait.memory.reset()
 
 
 class AiTModel(AiTPreTrainedModel):
@@ -480,10 +254,6 @@ class AiTModel(AiTPreTrainedModel):
 
     It owns one float32 memory per layer. A forward in training mode writes each once; in evaluation mode the memories
     are read only, so that a sample's output depends on no other sample.
-
-    Args:
-        config ([`AiTConfig`]):
-            Configuration.
     """
 
     def __init__(self, config: AiTConfig):
@@ -492,36 +262,13 @@ class AiTModel(AiTPreTrainedModel):
         self.layers = nn.ModuleList([AiTLayer(config) for _ in range(config.num_hidden_layers)])
         self.pooled_size = config.hidden_size * (self.embeddings.num_tokens if config.pooling == "flatten" else 1)
         self.layernorm = nn.LayerNorm(self.pooled_size, eps=config.layer_norm_eps)
-        self.num_memories = config.num_hidden_layers if config.num_memory_slots > 0 else 0
-        for layer_index in range(self.num_memories):
-            # Filled here as well as in `_init_weights`, which some loaders skip. A copy stays on the meta device.
-            memory = torch.empty(config.num_memory_slots, config.memory_slot_size, dtype=torch.float32)
-            memory.copy_(make_initial_memory(memory.shape, layer_index))
-            self.register_buffer(f"memory_{layer_index}", memory)
+        self.memory = AiTMemory(config)
         self.post_init()
 
     @property
     def memories(self) -> tuple[torch.Tensor, ...]:
         """The float32 memory of each layer, (num_memory_slots, memory_slot_size) each; empty without a workspace."""
-        return tuple(self.get_buffer(f"memory_{layer_index}") for layer_index in range(self.num_memories))
-
-    def _apply(self, fn, recurse=True):
-        # `.half()` and `.to(torch.bfloat16)` cast every buffer, and a memory that was rounded once stays rounded.
-        before = self.memories
-        super()._apply(fn, recurse)
-        for layer_index, memory in enumerate(before):
-            after = self.memories[layer_index]
-            if after.dtype != torch.float32:
-                self.register_buffer(f"memory_{layer_index}", memory.to(after.device))
-        return self
-
-    @torch.no_grad()
-    def _commit(self, new_memories: list[torch.Tensor]):
-        """Replace the memories in place, all of them or, if any value is not finite, none."""
-        new_memories = [new.to(old.device) for new, old in zip(new_memories, self.memories)]
-        is_finite = torch.stack([memory.isfinite().all() for memory in new_memories]).all()
-        for old, new in zip(self.memories, new_memories):
-            old.copy_(torch.where(is_finite, new, old))
+        return self.memory.buffers_by_layer
 
     @expand_output_workspace
     @merge_with_config_defaults
@@ -554,13 +301,11 @@ class AiTModel(AiTPreTrainedModel):
         """
         if pixel_values is None:
             raise ValueError("You have to specify `pixel_values`.")
-        if update_memory is None:
-            update_memory = self.training
-        update_memory = update_memory and self.num_memories > 0
+        update_memory = (self.training if update_memory is None else update_memory) and self.memory.num_layers > 0
 
-        pixel_values = pixel_values.to(self.layernorm.weight.dtype)
+        pixel_values = pixel_values.to(self.dtype)
         hidden_states = self.embeddings(pixel_values, question)
-        memories: list = [read_memory(memory) for memory in self.memories] or [None] * len(self.layers)
+        memories: list = self.memory() or [None] * len(self.layers)
         balance_losses = []
         for layer_index, layer in enumerate(self.layers):
             hidden_states, memories[layer_index], balance_loss = layer(
@@ -570,7 +315,7 @@ class AiTModel(AiTPreTrainedModel):
 
         total_balance_loss = None
         if update_memory:
-            self._commit(memories)
+            self.memory.commit(memories)
             total_balance_loss = torch.stack([loss.to(balance_losses[0].device) for loss in balance_losses]).sum()
 
         if self.config.pooling == "mean":

@@ -1,4 +1,4 @@
-"""The global workspace of AiT: bottleneck write, moving average and balance loss, and retrieval from the memory."""
+"""The global workspace of AiT: the memory, the bottleneck write into it with its balance loss, and the retrieval."""
 
 import torch
 from torch import nn
@@ -6,6 +6,67 @@ from transformers.utils.generic import maybe_autocast
 
 from .configuration_ait import AiTConfig
 from .hopfield_ait import compute_energy, retrieve_patterns
+
+
+def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
+    """Draw a layer's first memory, N(0, 1) of shape (M, D), from a random stream of its own: always the same one."""
+    generator = torch.Generator().manual_seed(layer_index)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+class AiTMemory(nn.Module):
+    """
+    The memories of all layers, one float32 buffer each: reading, the one place where they change, and the reset.
+
+    A module of its own, so that adapters, device maps and offloading can treat them as one thing. Called without
+    arguments it reads: it returns a float32 copy of each layer's memory, (num_memory_slots, memory_slot_size).
+    """
+
+    def __init__(self, config: AiTConfig):
+        super().__init__()
+        self.num_layers = config.num_hidden_layers if config.num_memory_slots > 0 else 0
+        for layer_index in range(self.num_layers):
+            # Always float32, whatever the default dtype that a loader has set.
+            memory = torch.empty(config.num_memory_slots, config.memory_slot_size, dtype=torch.float32)
+            self.register_buffer(f"layer_{layer_index}", memory)
+        # Here as well as in `_init_weights`, which some loaders skip.
+        self.reset()
+
+    @property
+    def buffers_by_layer(self) -> tuple[torch.Tensor, ...]:
+        """The buffers themselves, in the order of the layers; empty without a workspace."""
+        return tuple(self.get_buffer(f"layer_{layer_index}") for layer_index in range(self.num_layers))
+
+    def forward(self) -> list[torch.Tensor]:
+        # Mixed-precision wrappers may have cast a buffer behind our back. Autograd keeps what the layers read, and the
+        # commit overwrites the buffer before the backward pass. A plain clone would do, but torch.compile's inductor
+        # takes it for a no-op, keeps the buffer itself and computes wrong gradients (pytorch issue 198131); what it
+        # neither drops nor recomputes is padding, cut off again.
+        return [nn.functional.pad(memory.float(), (0, 0, 0, 1))[:-1] for memory in self.buffers_by_layer]
+
+    @torch.no_grad()
+    def commit(self, new_memories: list[torch.Tensor]) -> None:
+        """Replace the memories in place, all of them or, if any value is not finite, none."""
+        new_memories = [new.to(old.device) for new, old in zip(new_memories, self.buffers_by_layer)]
+        is_finite = torch.stack([memory.isfinite().all() for memory in new_memories]).all()
+        for old, new in zip(self.buffers_by_layer, new_memories):
+            old.copy_(torch.where(is_finite, new, old))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Set every memory back to its initial value, in place."""
+        for layer_index, memory in enumerate(self.buffers_by_layer):
+            memory.copy_(make_initial_memory(memory.shape, layer_index))
+
+    def _apply(self, fn, recurse=True):
+        # `.half()` and `.to(torch.bfloat16)` cast every buffer, and a memory that was rounded once stays rounded.
+        before = self.buffers_by_layer
+        super()._apply(fn, recurse)
+        for layer_index, memory in enumerate(before):
+            after = self.buffers_by_layer[layer_index]
+            if after.dtype != torch.float32:
+                self.register_buffer(f"layer_{layer_index}", memory.to(after.device))
+        return self
 
 
 def attend_through_bottleneck(
@@ -47,7 +108,7 @@ def attend_through_bottleneck(
     return torch.matmul(attention, value), attention, loads
 
 
-def compute_squared_variation(values: torch.Tensor) -> torch.Tensor:
+def compute_cv_squared(values: torch.Tensor) -> torch.Tensor:
     """Squared coefficient of variation over the last dimension, (..., L) -> (...); 0 for a single value."""
     if values.shape[-1] == 1:
         return values.new_zeros(values.shape[:-1])
@@ -58,15 +119,15 @@ def compute_balance_loss(attention: torch.Tensor, loads: torch.Tensor) -> torch.
     """
     Penalty on slots that all choose the same tokens, summed over heads, (S, M, L) -> ().
 
-    The squared variation over tokens of the importance (attention summed over slots) plus that of the loads (AiT,
-    section "Bottleneck attention balance loss"). Only the importance has a gradient.
+    The squared coefficient of variation (CV squared) over tokens of the importance (attention summed over slots) plus
+    that of the loads (AiT, section "Bottleneck attention balance loss"). Only the importance has a gradient.
 
     Args:
         attention (`torch.Tensor` of shape `(num_heads, num_slots, num_tokens)`): Write attention, float32.
         loads (`torch.Tensor` of shape `(num_heads, num_tokens)`): Slots that selected each token.
     """
     importance = attention.sum(dim=1)  # (num_heads, num_tokens)
-    return (compute_squared_variation(importance) + compute_squared_variation(loads)).sum()
+    return (compute_cv_squared(importance) + compute_cv_squared(loads)).sum()
 
 
 def average_memory(memory: torch.Tensor, written: torch.Tensor, update_rate: float) -> torch.Tensor:
@@ -110,7 +171,7 @@ class AiTMemoryWrite(nn.Module):
         query, key, value = (
             projection.unflatten(-1, (self.num_heads, self.head_dim)).transpose(0, 1).float()
             for projection in (
-                self.q_proj(memory.to(self.q_proj.weight.dtype)),
+                self.q_proj(memory.to(tokens.dtype)),
                 self.k_proj(tokens),
                 self.v_proj(tokens),
             )
@@ -122,7 +183,7 @@ class AiTMemoryWrite(nn.Module):
             attended, attention, loads = attend_through_bottleneck(query, key, value, self.bottleneck_size)
             balance_loss = compute_balance_loss(attention, loads)
         attended = attended.transpose(0, 1).flatten(1)  # (num_slots, num_heads * head_dim)
-        written = self.dropout(self.o_proj(attended.to(self.o_proj.weight.dtype)).float())
+        written = self.dropout(self.o_proj(attended.to(tokens.dtype)).float())
         with maybe_autocast(device_type=memory.device.type, enabled=False):
             # deviation: residual and dropout, as in the official code; the paper has LN(Concat W_O) alone.
             written = nn.functional.layer_norm(
@@ -164,7 +225,7 @@ class AiTMemoryRetrieval(nn.Module):
             `(batch_size, num_tokens, num_memory_slots)`; the energies before and after, `(2, batch_size, num_tokens)`,
             or `None`.
         """
-        patterns = self.pattern_proj(memory.to(self.pattern_proj.weight.dtype))  # (num_slots, hidden_size)
+        patterns = self.pattern_proj(memory.to(tokens.dtype))  # (num_slots, hidden_size)
         retrieved, attention = retrieve_patterns(tokens, patterns, self.beta, self.num_steps)
         energies = None
         if output_energies:
@@ -174,14 +235,31 @@ class AiTMemoryRetrieval(nn.Module):
 
 
 class AiTWorkspace(nn.Module):
-    """
-    The global workspace of one layer: two pure maps that share a memory which neither of them owns.
-
-    `write(memory, tokens)` returns the new memory, the balance loss and the write attention;
-    `retrieve(memory, tokens)` returns the retrieved tokens, the retrieval attention and, on request, the energies.
-    """
+    """The global workspace of one layer: the write and the retrieval, around a memory which neither of them owns."""
 
     def __init__(self, config: AiTConfig):
         super().__init__()
         self.write = AiTMemoryWrite(config)
         self.retrieve = AiTMemoryRetrieval(config)
+
+    def forward(
+        self, memory: torch.Tensor, tokens: torch.Tensor, update_memory: bool = False, output_energies: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """
+        Write the tokens into the memory, if asked to, and retrieve them from it; changes nothing.
+
+        Args:
+            memory (`torch.Tensor` of shape `(num_memory_slots, memory_slot_size)`): The memory before, float32.
+            tokens (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`): The MLP's normed output.
+            update_memory (`bool`, *optional*, defaults to `False`): Whether to write before retrieving.
+            output_energies (`bool`, *optional*, defaults to `False`): Whether the retrieval computes its energies.
+
+        Returns:
+            The retrieved tokens `(batch_size, num_tokens, hidden_size)`; the memory that they were retrieved from,
+            new if it was written; the balance loss, a float32 scalar, or `None` if nothing was written.
+        """
+        balance_loss = None
+        if update_memory:
+            memory, balance_loss, _ = self.write(memory, tokens)
+        retrieved, _, _ = self.retrieve(memory, tokens, output_energies=output_energies)
+        return retrieved, memory, balance_loss

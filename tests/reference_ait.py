@@ -122,9 +122,10 @@ def run_reference(weights, config, images, update_memory, questions=None):
                 tokens.append(token)
         prefix_tokens = []
         if config["pooling"] == "cls":
-            prefix_tokens.append(weights["ait.embeddings.cls_token"][0, 0])
+            prefix_tokens.append(weights["ait.embeddings.prefix_tokens.0"][0, 0])
         for register in range(config["num_register_tokens"]):
-            prefix_tokens.append(weights["ait.embeddings.register_tokens"][0, register])
+            name = f"ait.embeddings.prefix_tokens.{int(config['pooling'] == 'cls')}"
+            prefix_tokens.append(weights[name][0, register])
         if questions is not None:
             name = "ait.embeddings.question_embeddings."
             token = norm(questions[index], name + "layernorm_before")
@@ -150,12 +151,12 @@ def run_reference(weights, config, images, update_memory, questions=None):
                 hidden = weights[prefix + "mlp.fc1.weight"] @ norm(token, prefix + "layernorm_after")
                 hidden = gelu(hidden + weights[prefix + "mlp.fc1.bias"])
                 hidden = weights[prefix + "mlp.fc2.weight"] @ hidden + weights[prefix + "mlp.fc2.bias"]
-                outputs.append(norm(hidden, prefix + "mlp.layernorm"))
+                outputs.append(norm(hidden, prefix + "layernorm_output"))
                 plain.append(hidden)
             mlp_outputs.append(outputs)
             residuals.append(plain if config["use_vit_norms"] else outputs)
 
-        memory = weights[f"ait.memory_{layer}"]
+        memory = weights[f"ait.memory.layer_{layer}"]
         if update_memory:
             memory, layer_balance_loss = write(
                 weights,

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig, ViTConfig
 
 import modeling_ait
@@ -36,7 +37,9 @@ from modeling_ait import AiTConfig
         ("hidden_act", "glue", "gelu"),
         ("position_embedding_type", "rotary", '"none"'),
         ("pooling", "max", '"flatten"'),
-        ("patch_stem", "conv", '"convolutional"'),
+        ("stem_strides", [], "at least 2"),
+        ("stem_strides", [16, 1], "at least 2"),
+        ("stem_strides", [2, 2, 2], "product is both sides of `patch_size` (16)"),
     ],
 )
 def test_config_refuses_impossible_value(field, value, allowed):
@@ -48,12 +51,12 @@ def test_config_refuses_impossible_value(field, value, allowed):
 
 @pytest.mark.parametrize("fields", [{"patch_size": (16, 8)}, {"patch_size": 1}, {"use_vit_norms": True}])
 def test_config_refuses_a_convolutional_stem_that_cannot_work(fields):
-    with pytest.raises(ValueError, match=r"`patch_stem`.*not square.*'convolutional'"):
-        AiTConfig(patch_stem="convolutional", **fields)
+    with pytest.raises(ValueError, match=r"`stem_strides` must be None.*but got \[4, 4\]"):
+        AiTConfig(stem_strides=[4, 4], **fields)
 
 
 def test_config_refuses_wrong_type():
-    with pytest.raises(Exception, match="hidden_size"):
+    with pytest.raises(StrictDataclassFieldValidationError, match=r"'hidden_size'[^|]*expected int, got str"):
         AiTConfig(hidden_size="wide")
 
 

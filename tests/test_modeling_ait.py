@@ -9,7 +9,7 @@ from transformers.utils import is_torchvision_available
 
 import modeling_ait
 from modeling_ait import AiTForImageClassification, AiTModel
-from modeling_ait.modeling_ait import make_initial_memory
+from modeling_ait.workspace_ait import make_initial_memory
 
 
 POOLINGS = ["mean", "flatten", "cls"]
@@ -396,9 +396,11 @@ def test_image_processor_of_the_config_is_the_one_of_vit():
     assert ("torchvision" in names) == is_torchvision_available()
 
 
-@pytest.mark.parametrize(("patch_size", "strides"), [(2, [2]), (4, [2, 2]), (12, [2, 2, 3]), (15, [3, 5])])
+@pytest.mark.parametrize(
+    ("patch_size", "strides"), [(2, [2]), (4, [2, 2]), (12, [2, 2, 3]), (12, [6, 2]), (15, [3, 5])]
+)
 def test_convolutional_stem_gives_one_token_for_each_patch(patch_size, strides, make_model):
-    model = make_model(patch_stem="convolutional", image_size=(2 * patch_size, 3 * patch_size), patch_size=patch_size)
+    model = make_model(stem_strides=strides, image_size=(2 * patch_size, 3 * patch_size), patch_size=patch_size)
     stem = model.ait.embeddings.patch_embeddings.stem
     assert [convolution.stride[0] for convolution in stem.convolutions] == strides
     images = torch.randn(2, 3, 2 * patch_size, 3 * patch_size)
@@ -415,7 +417,7 @@ def test_convolutional_stem_gives_one_token_for_each_patch(patch_size, strides, 
 
 def test_convolutional_stem_against_a_loop(make_model):
     """Every output of both convolutions as a sum over its window, with the norm over all channels and positions."""
-    model = make_model(patch_stem="convolutional", image_size=8, patch_size=4).eval()
+    model = make_model(stem_strides=[2, 2], image_size=8, patch_size=4).eval()
     stem = model.ait.embeddings.patch_embeddings.stem
     image = torch.randn(1, 3, 8, 8)
 
@@ -438,7 +440,7 @@ def test_convolutional_stem_against_a_loop(make_model):
 
 
 def test_convolutional_stem_keeps_samples_apart_and_is_saved(make_model, tmp_path):
-    model = make_model(patch_stem="convolutional").eval()
+    model = make_model(stem_strides=[2, 2]).eval()
     images = torch.randn(4, 3, 8, 12)
     with torch.no_grad():
         whole = model(images).logits

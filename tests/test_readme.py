@@ -1,5 +1,6 @@
 """What the README promises: its Python runs, its files and commands exist."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def test_readme_python_runs(make_model, tmp_path):
     Image.new("RGB", (20, 30), (200, 30, 30)).save(folder / "example.png")
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) == 5
-    # Pushing is tested against a local server, in test_hub.py.
+    # Pushing is tested against a local server, in tests/hub.
     code = "\n".join(block for block in blocks if PUSH not in block)
     code += "\nassert outputs.retrieval_attentions[0].shape == (1, 6, 3)\nassert (after <= before + 1e-3).all()\n"
     code += "assert sum(p.numel() for p in model.parameters()) > 15e6\n"
@@ -40,7 +41,7 @@ def test_readme_names_files_and_targets_that_exist():
     for name in re.findall(r"\]\(([\w./]+)\)", README) + re.findall(r"examples/recipes/\w+\.yaml", README):
         assert (REPOSITORY / name).exists(), name
     for module in re.findall(r"-m ((?:examples|conversion)\.\w+)", README):
-        assert (REPOSITORY / (module.replace(".", "/") + ".py")).exists(), module
+        assert importlib.util.find_spec(module), module
     for module, arguments in re.findall(r"python -m (conversion\.\w+) (.*)", README):
         source = (REPOSITORY / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
         for flag in re.findall(r"--\w+", arguments):

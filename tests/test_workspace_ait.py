@@ -8,7 +8,7 @@ from modeling_ait.workspace_ait import (
     attend_through_bottleneck,
     average_memory,
     compute_balance_loss,
-    compute_squared_variation,
+    compute_cv_squared,
 )
 
 
@@ -62,8 +62,8 @@ def test_balance_loss_of_one_winner_has_its_closed_form():
     torch.testing.assert_close(compute_balance_loss(attention, loads), torch.tensor(2 * 2 * 5.0))
 
 
-def test_squared_variation_of_a_single_value_is_zero():
-    assert compute_squared_variation(torch.tensor([[3.0]])).tolist() == [0.0]
+def test_cv_squared_of_a_single_value_is_zero():
+    assert compute_cv_squared(torch.tensor([[3.0]])).tolist() == [0.0]
 
 
 def test_average_memory_has_unit_rows_and_keeps_zero_rows_finite():

@@ -11,7 +11,7 @@ from examples.baselines.coordination import CoordinationModel
 from examples.baselines.perceiver import PerceiverModel
 from examples.baselines.relation_network import RelationNetworkModel
 from examples.baselines.set_transformer import SetTransformerModel
-from examples.recipes import InputError, refuse_unknown_keys
+from examples.errors import InputError, refuse_unknown_keys
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 

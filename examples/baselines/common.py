@@ -13,7 +13,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from modeling_ait import AiTConfig
 from modeling_ait.configuration_ait import make_pair
-from modeling_ait.modeling_ait import AiTPatchEmbeddings, AiTQuestionEmbeddings
+from modeling_ait.embeddings_ait import AiTPatchEmbeddings, AiTQuestionEmbeddings
 
 
 @strict
@@ -40,7 +40,7 @@ class BaselineConfig(PreTrainedConfig):
     num_channels: int = 3
     question_size: int | None = None
     use_vit_norms: bool = False
-    patch_stem: str = "linear"
+    stem_strides: list[int] | None = None
     num_slots: int = 8
     top_k: int = 5
 
@@ -87,7 +87,7 @@ class BaselineConfig(PreTrainedConfig):
             "patch_size",
             "num_channels",
             "question_size",
-            "patch_stem",
+            "stem_strides",
             "id2label",
             "label2id",
         )

@@ -12,11 +12,11 @@ from PIL import Image
 from examples import compare
 from examples.baselines import build_architecture
 from examples.compare import ABLATIONS, main, make_table, plan_runs, summarize
-from examples.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
-from examples.image_classification import ResetMemoryCallback
-from examples.recipes import InputError
+from examples.errors import InputError
+from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
+from examples.training.trainer import ResetMemoryCallback
 from modeling_ait import AiTConfig
-from modeling_ait.modeling_ait import make_initial_memory
+from modeling_ait.workspace_ait import make_initial_memory
 from tests.examples.conftest import TINY_MODEL
 
 

@@ -7,12 +7,15 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from examples import preview
-from examples.benchmarks import BENCHMARKS
-from examples.data import ImageClassificationDataset, ImagePixels, decode_image, load_image_data, main
-from examples.recipes import DataArguments, InputError
-from examples.sort_of_clevr import ANSWERS, SortOfClevr, describe_question
-from examples.triangle import Triangle
+from examples.data import __main__ as data_script
+from examples.data.__main__ import main
+from examples.data.arguments import DataArguments
+from examples.data.catalog import BENCHMARKS
+from examples.data.images import ImageClassificationDataset, ImagePixelsDataset, decode_image
+from examples.data.loading import load_image_data
+from examples.data.sort_of_clevr import ANSWERS, SortOfClevr, describe_question
+from examples.data.triangle import Triangle
+from examples.errors import InputError
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def test_image_folder_with_splits(image_folder, processor):
     data = load_image_data(DataArguments(str(image_folder)))
     assert (len(data.train), len(data.evaluation)) == (12, 6)
     assert data.label_names == ["cat", "dog"]
-    sample = ImageClassificationDataset(ImagePixels(data.train, "image", processor), data.train["label"][:])[11]
+    sample = ImageClassificationDataset(ImagePixelsDataset(data.train, "image", processor), data.train["label"][:])[11]
     assert sample["pixel_values"].shape == (3, 8, 8)
     assert sample["labels"].item() == 1
 
@@ -60,7 +63,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(processor):
     data = load_image_data(DataArguments("digits", max_train_samples=20))
 
     def draw(seed=0, epoch=0, cache=False):
-        pixels = ImagePixels(data.train, "image", processor, 2, True, seed, cache)
+        pixels = ImagePixelsDataset(data.train, "image", processor, 2, True, seed, cache)
         pixels.set_epoch(epoch)
         torch.rand(3)  # the global random stream does not matter
         return torch.stack([pixels[index] for index in range(20)])
@@ -69,7 +72,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(processor):
     assert torch.equal(draw(), draw(cache=True))
     assert not torch.equal(draw(), draw(epoch=1))
     assert not torch.equal(draw(), draw(seed=1))
-    plain = ImagePixels(data.train, "image", processor)
+    plain = ImagePixelsDataset(data.train, "image", processor)
     assert torch.equal(plain[3], plain[3])
 
 
@@ -80,7 +83,7 @@ def test_pixels_are_those_of_the_processor(image_folder, cache):
         size={"height": 8, "width": 8}, image_mean=[0.49, 0.48, 0.45], image_std=[0.2, 0.3, 0.4], do_convert_rgb=True
     )
     data = load_image_data(DataArguments(str(image_folder))).train
-    pixels = ImagePixels(data, "image", processor, cache=cache)
+    pixels = ImagePixelsDataset(data, "image", processor, cache=cache)
     for index in range(len(data)):
         image = decode_image(data[index]["image"], "")
         expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -128,8 +131,8 @@ def test_facts_of_a_benchmark_agree_with_each_other(name):
 def test_contact_sheet_is_drawn(name, tmp_path, capsys, monkeypatch):
     sizes = [] if name == "digits" else ["--generator_train_size", "9", "--generator_test_size", "2"]
     captions = []
-    original = preview.caption
-    monkeypatch.setattr(preview, "caption", lambda *args: captions.append(original(*args)) or captions[-1])
+    original = data_script.caption
+    monkeypatch.setattr(data_script, "caption", lambda *args: captions.append(original(*args)) or captions[-1])
     main([name, "--preview", str(tmp_path / "deep" / "sheet.png"), "--num_images", "5", *sizes])
     assert "train: " in capsys.readouterr().out
     pixels = np.asarray(Image.open(tmp_path / "deep" / "sheet.png").convert("L"))
@@ -193,6 +196,6 @@ def test_truncated_image_is_named(image_folder, processor):
     path = image_folder / "train" / "dog" / "2.png"
     path.write_bytes(path.read_bytes()[:60])
     data = load_image_data(DataArguments(str(image_folder)))
-    dataset = ImagePixels(data.train, "image", processor)
+    dataset = ImagePixelsDataset(data.train, "image", processor)
     with pytest.raises(InputError, match=r"train/dog/2\.png cannot be read"):
         [dataset[index] for index in range(len(dataset))]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import ViTImageProcessorPil
 
+from examples.errors import InputError
 from examples.evaluate_batches import main
-from examples.recipes import InputError
 from modeling_ait import AiTForImageClassification
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples import sort_of_clevr
-from examples.generated import SHARD_SIZE, load_generated
-from examples.recipes import InputError
-from examples.sort_of_clevr import (
+from examples.data import sort_of_clevr
+from examples.data.generated import SHARD_SIZE, load_generated
+from examples.data.sort_of_clevr import (
     ANSWERS,
     COLORS,
     NUM_OBJECTS,
@@ -27,7 +26,8 @@ from examples.sort_of_clevr import (
     paint,
     place_objects,
 )
-from examples.triangle import MATCHED_SIDES, Triangle, compute_sides, draw_matched, draw_original
+from examples.data.triangle import MATCHED_SIDES, Triangle, compute_sides, draw_matched, draw_original
+from examples.errors import InputError
 
 
 NUM_SCENES = 20_000

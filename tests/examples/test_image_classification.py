@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from examples import image_classification, image_classification_accelerate
-from examples.data import load_image_data
-from examples.image_classification import AiTTrainer
-from examples.recipes import DataArguments, InputError
-from examples.runs import make_datasets
+from examples.data.arguments import DataArguments
+from examples.data.images import make_datasets
+from examples.data.loading import load_image_data
+from examples.errors import InputError
+from examples.training.trainer import AiTTrainer
 from modeling_ait import AiTForImageClassification
 
 
@@ -53,11 +54,13 @@ def test_two_steps_write_a_complete_folder(script, make_flags, tmp_path, capsys)
         "config.json",
         "configuration_ait.py",
         "example.png",
+        "embeddings_ait.py",
         "hopfield_ait.py",
         "model.safetensors",
         "modeling_ait.py",
         "preprocessor_config.json",
         "results.json",
+        "saving_ait.py",
         "workspace_ait.py",
     }
     assert not [path for path in folder.iterdir() if path.name.startswith(".save-")]
@@ -303,7 +306,7 @@ def test_baseline_is_trained_by_the_same_script(script, architecture, make_flags
     assert results["num_steps"] == 2
     assert results["arguments"]["architecture"] == architecture
     tensors = load_file(folder / "model.safetensors")
-    assert not [name for name in tensors if "memory_" in name or "workspace" in name]
+    assert not [name for name in tensors if "memory." in name or "workspace" in name]
     assert results["num_parameters"] == sum(tensor.numel() for tensor in tensors.values())
     # The card speaks of AiT: a model of another design has none.
     assert (folder / "README.md").exists() == (architecture == "vit_matched")
@@ -318,7 +321,7 @@ def test_memory_is_reset_every_epoch_on_request(script, make_flags, tmp_path):
         for reset in (False, True):
             folder = tmp_path / f"{steps}-{reset}"
             script.main(make_flags(folder, max_steps=steps, reset_memory=reset))
-            runs[steps, reset] = load_file(folder / "model.safetensors")["ait.memory_0"]
+            runs[steps, reset] = load_file(folder / "model.safetensors")["ait.memory.layer_0"]
     assert torch.equal(runs[4, False], runs[4, True])
     assert not torch.equal(runs[8, False], runs[8, True])
 

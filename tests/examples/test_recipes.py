@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from examples.recipes import DataArguments, InputError, ModelArguments, parse_arguments
-from examples.runs import build_model, make_image_processor
+from examples.data.arguments import DataArguments
+from examples.errors import InputError
+from examples.training.arguments import ModelArguments, parse_arguments
+from examples.training.model import build_model, make_image_processor
 from modeling_ait import AiTConfig
 
 

@@ -15,16 +15,12 @@ from transformers import ViTImageProcessorPil
 
 from examples import relational_reasoning
 from examples.baselines import ARCHITECTURES
-from examples.data import ImagePixels
-from examples.recipes import DataArguments, InputError
-from examples.relational_reasoning import (
-    Questions,
-    answer_from_questions_alone,
-    group_questions,
-    load_questions,
-    score_groups,
-)
-from examples.sort_of_clevr import QUESTION_TYPES, SortOfClevr, encode_question
+from examples.data.arguments import DataArguments
+from examples.data.images import ImagePixelsDataset
+from examples.data.questions import QuestionsDataset, group_questions, load_questions
+from examples.data.sort_of_clevr import QUESTION_TYPES, SortOfClevr, encode_question
+from examples.errors import InputError
+from examples.training.metrics import answer_from_questions_alone, score_groups
 from modeling_ait import AiTForRelationalReasoning
 
 
@@ -65,7 +61,7 @@ def make_questions(num_train=30, num_eval=20, types=QUESTION_TYPES):
     data = load_questions(DataArguments("sort_of_clevr", generator_train_size=num_train, generator_test_size=num_eval))
     processor = ViTImageProcessorPil(size={"height": 75, "width": 75})
     return tuple(
-        Questions(part, ImagePixels(part, "image", processor, cache=True), list(types))
+        QuestionsDataset(part, ImagePixelsDataset(part, "image", processor, cache=True), list(types))
         for part in (data.train, data.evaluation)
     )
 

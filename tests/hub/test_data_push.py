@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from examples.sort_of_clevr import SortOfClevr
-from examples.triangle import Triangle
+from examples.data.sort_of_clevr import SortOfClevr
+from examples.data.triangle import Triangle
 
 
 PUSH = """
 import sys
-from examples import data
-data.main(sys.argv[1:])
+from examples.data.__main__ import main
+main(sys.argv[1:])
 """
 LOAD = """
 import json, sys

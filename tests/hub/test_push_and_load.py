@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +11,14 @@ from PIL import Image
 from safetensors.torch import load
 from transformers import ViTImageProcessorPil
 
+import modeling_ait
 from modeling_ait import AiTForImageClassification
 
 from .loading import assert_same_model, assert_same_weights, load_elsewhere
 
 
 MODEL_ID = "user/tiny-ait"
-CODE_FILES = {"configuration_ait.py", "hopfield_ait.py", "modeling_ait.py", "workspace_ait.py"}
+CODE_FILES = {path.name for path in Path(modeling_ait.__file__).parent.glob("*_ait.py")}
 AUTO_MAP = {
     "AutoConfig": "configuration_ait.AiTConfig",
     "AutoModel": "modeling_ait.AiTModel",

@@ -12,12 +12,13 @@ import transformers
 from safetensors import safe_open
 from transformers.utils import logging
 
+import modeling_ait
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
 
 from .loading import assert_same_model, assert_same_weights, load_elsewhere
 
 
-CODE_FILES = {"configuration_ait.py", "hopfield_ait.py", "modeling_ait.py", "workspace_ait.py"}
+CODE_FILES = {path.name for path in Path(modeling_ait.__file__).parent.glob("*_ait.py")}
 WHOLE_CHECKPOINT = CODE_FILES | {"config.json", "model.safetensors"}
 
 
@@ -44,11 +45,11 @@ def test_save_writes_safetensors_and_code_with_every_auto_class(make_trained, tm
         "AutoModelForVisualQuestionAnswering": "modeling_ait.AiTForRelationalReasoning",
     }
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        memories = {name: file.get_tensor(name) for name in file.keys() if "memory_" in name}  # noqa: SIM118
+        memories = {name: file.get_tensor(name) for name in file.keys() if "memory." in name}  # noqa: SIM118
     prefix = "ait." if part == "classifier" else ""
-    assert memories.keys() == {f"{prefix}memory_0", f"{prefix}memory_1"}
+    assert memories.keys() == {f"{prefix}memory.layer_0", f"{prefix}memory.layer_1"}
     for index, memory in enumerate(model.ait.memories):
-        assert torch.equal(memories[f"{prefix}memory_{index}"], memory)
+        assert torch.equal(memories[f"{prefix}memory.layer_{index}"], memory)
         assert not torch.equal(memory, AiTModel(model.config).memories[index])
 
 
@@ -75,7 +76,7 @@ def test_missing_memory_starts_afresh_and_is_named(make_trained, tmp_path, caplo
     (model if part == "classifier" else model.ait).save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
-    del tensors["ait.memory_0" if part == "classifier" else "memory_0"]
+    del tensors["ait.memory.layer_0" if part == "classifier" else "memory.layer_0"]
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
 
     # The library's loggers do not reach the handler that records messages.
@@ -83,7 +84,7 @@ def test_missing_memory_starts_afresh_and_is_named(make_trained, tmp_path, caplo
     model_class = AiTForImageClassification if part == "classifier" else AiTModel
     torch.manual_seed(123)
     loaded, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
-    key = "ait.memory_0" if part == "classifier" else "memory_0"
+    key = "ait.memory.layer_0" if part == "classifier" else "memory.layer_0"
     assert set(info["missing_keys"]) == {key}
     assert not info["unexpected_keys"]
     assert key in caplog.text

@@ -7,10 +7,12 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import ViTConfig, ViTForImageClassification
 
+import modeling_ait
+
 from .loading import load_elsewhere
 
 
-CODE_FILES = {"configuration_ait.py", "hopfield_ait.py", "modeling_ait.py", "workspace_ait.py"}
+CODE_FILES = {path.name for path in Path(modeling_ait.__file__).parent.glob("*_ait.py")}
 OFFICIAL = Path(__file__).parents[1] / "fixtures" / "official" / "image_classification.pth"
 RUN = """
 import importlib, sys

@@ -40,14 +40,14 @@ def make_batch(config, batch_size=5):
     return inputs
 
 
-@pytest.mark.parametrize("patch_stem", ["linear", "convolutional"])
+@pytest.mark.parametrize("stem_strides", [None, [2, 4]])
 @pytest.mark.parametrize(
     ("name", "question_size"),
     [(name, None) for name in ARCHITECTURES] + [(name, 18) for name in WITH_QUESTION],
 )
-def test_architecture_trains_and_predicts_each_sample_alone(name, question_size, patch_stem, make_config):
+def test_architecture_trains_and_predicts_each_sample_alone(name, question_size, stem_strides, make_config):
     torch.manual_seed(0)
-    model = build_architecture(name, make_config(question_size=question_size, patch_stem=patch_stem))
+    model = build_architecture(name, make_config(question_size=question_size, stem_strides=stem_strides))
     inputs = make_batch(model.config if name != "vit" else make_config(question_size=None))
     labels = torch.tensor([0, 1, 2, 1, 0])
     outputs = model(**inputs, labels=labels)
@@ -103,7 +103,7 @@ def test_matched_vit_differs_by_the_workspace_alone(make_config):
     ait, vit = (build_architecture(name, config).state_dict() for name in ("ait", "vit_matched"))
     assert set(vit) < set(ait)
     assert {name for name in ait if name not in vit} == {
-        name for name in ait if ".workspace." in name or ".memory_" in f".{name}"
+        name for name in ait if ".workspace." in name or name.startswith("ait.memory.")
     }
     assert config.num_memory_slots == 4  # the configuration that was given stays as it was
 

@@ -1,7 +1,6 @@
 """Arguments of the training scripts: a YAML recipe, flags, or both."""
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,59 +9,9 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 
+from examples.data.arguments import DataArguments
+from examples.errors import InputError, refuse_unknown_keys
 from modeling_ait import AiTConfig
-
-
-class InputError(ValueError):
-    """A mistake of the caller's, with a message that needs no traceback."""
-
-
-@dataclass
-class DataArguments:
-    """What to train on."""
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of a benchmark, such as 'cifar10' or 'triangle'; 'digits' (scikit-learn's handwritten "
-            "digits, no download); a Hub id; or a local folder with one folder of images per class, or with parquet "
-            "files named after their split."
-        },
-    )
-    dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Configuration of a Hub data set, or variant of a generated one."}
-    )
-    generator_seed: int = field(default=0, metadata={"help": "Seed of a generated data set."})
-    generator_train_size: int | None = field(default=None, metadata={"help": "Images to generate for training."})
-    generator_test_size: int | None = field(default=None, metadata={"help": "Images to generate for testing."})
-    cache_images: bool = field(
-        default=False,
-        metadata={
-            "help": "Decode and resize every image once and hold it in memory, as bytes. The samples are the same."
-        },
-    )
-    question_types: list[str] | None = field(
-        default=None,
-        metadata={"help": "Types of questions to train on: non-relational, binary, ternary. Default: all."},
-    )
-    image_column: str | None = field(default=None, metadata={"help": "Image column. Default: 'image' or 'img'."})
-    label_column: str | None = field(default=None, metadata={"help": "Label column. Default: 'label' or 'labels'."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(
-        default=None,
-        metadata={"help": "Split to evaluate on. Default: 'test', else 'validation', else a held-out part."},
-    )
-    eval_fraction: float = field(
-        default=0.1, metadata={"help": "Part of the training split to hold out where there is no evaluation split."}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on that many samples only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on that many samples only."})
-    crop_padding: int = field(
-        default=0, metadata={"help": "Pixels of padding before a random crop of training images. 0: no crop."}
-    )
-    horizontal_flip: bool = field(default=False, metadata={"help": "Flip half of the training images."})
-    image_mean: list[float] | None = field(default=None, metadata={"help": "Mean per channel, of values in [0, 1]."})
-    image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation per channel."})
 
 
 @dataclass
@@ -122,21 +71,12 @@ class RunArguments:
     restart: bool = field(default=False, metadata={"help": "Start anew where an unfinished run could be resumed."})
 
 
-def refuse_unknown_keys(given: dict[str, Any], known: set[str], where: str) -> None:
-    """Raise an `InputError` that lists the known keys, if a key is not among them."""
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{where} has an unknown key {key!r}.{hint} Known keys: {', '.join(sorted(known))}.")
-
-
 def read_recipe(path: str) -> dict[str, Any]:
     """Read a YAML recipe into a dictionary."""
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        folder = Path(__file__).parent / "recipes"
+        folder = Path(__file__).parents[1] / "recipes"
         shipped = ", ".join(sorted(recipe.name for recipe in folder.glob("*.yaml")))
         raise InputError(f"There is no recipe {path!r}. Shipped in examples/recipes/: {shipped}.") from None
     except yaml.YAMLError as error:

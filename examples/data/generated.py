@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from examples.recipes import InputError
+from examples.errors import InputError
 
 
 SPLITS = ("train", "test")

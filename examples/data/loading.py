@@ -1,25 +1,16 @@
-"""
-Data by name: loading, checks, and the way from an image to `pixel_values`.
+"""Data sets by name: loading, checks, and the choice of splits and columns."""
 
-    python -m examples.data sort_of_clevr --preview sort_of_clevr.png
-    python -m examples.data triangle --dataset_config_name matched --upload_to user/triangle-matched
-"""
-
-import io
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image
-from transformers import HfArgumentParser, ViTImageProcessorPil
 
-from examples.benchmarks import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark
-from examples.generated import load_generated
-from examples.preview import draw_contact_sheet
-from examples.recipes import DataArguments, InputError
+from examples.data.arguments import DataArguments
+from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, find_benchmark
+from examples.data.generated import load_generated
+from examples.errors import InputError
 
 
 @dataclass
@@ -32,103 +23,6 @@ class ImageData:
     image_column: str
     label_column: str
     label_names: list[str]
-
-
-class ImagePixels(torch.utils.data.Dataset):
-    """
-    The images of a column as the model takes them, (num_channels, height, width), optionally cropped and flipped.
-
-    Augmentation is drawn from a stream of its own for each (seed, epoch, index): it does not depend on workers, on
-    processes, or on whether the run was resumed. `set_epoch` says which epoch it is. With `cache` every image is
-    decoded and resized once and held as bytes; the samples are the same.
-    """
-
-    def __init__(
-        self,
-        data: datasets.Dataset,
-        image_column: str,
-        processor: ViTImageProcessorPil,
-        crop_padding: int = 0,
-        horizontal_flip: bool = False,
-        seed: int = 0,
-        cache: bool = False,
-    ):
-        self.data = data
-        self.image_column = image_column
-        self.processor = processor
-        self.crop_padding = crop_padding
-        self.horizontal_flip = horizontal_flip
-        self.seed = seed
-        # Shared, so that workers that outlive an epoch see the next one.
-        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
-        statistics = zip(processor.image_mean, processor.image_std)
-        self.mean, self.std = torch.tensor(list(statistics), dtype=torch.float32).T[:, :, None, None]
-        # Rounded once, as the processor does it, so that the result is the same to the last bit.
-        self.levels = (torch.arange(256, dtype=torch.float64) * processor.rescale_factor).float()
-        self.cached = torch.stack([self.read(index) for index in range(len(data))]) if cache else None
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
-
-    def read(self, index: int) -> torch.Tensor:
-        """Decode and resize one image, as uint8 (num_channels, height, width)."""
-        encoded = self.data[index][self.image_column]
-        image = decode_image(encoded, f"row {index} of column {self.image_column!r}").convert("RGB")
-        pixels = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
-        return pixels["pixel_values"][0].to(torch.uint8)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        pixels = self.read(index) if self.cached is None else self.cached[index]
-        if self.crop_padding or self.horizontal_flip:
-            pixels = self.augment(pixels, np.random.default_rng([self.seed, int(self.epoch), index]))
-        return (self.levels[pixels.int()] - self.mean) / self.std
-
-    def augment(self, pixels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-        """Crop at the model's resolution, so that the padding counts the pixels that the model sees, and flip."""
-        _, height, width = pixels.shape
-        if self.crop_padding:
-            left, top = random.integers(0, 2 * self.crop_padding + 1, size=2).tolist()
-            pixels = torch.nn.functional.pad(pixels, [self.crop_padding] * 4)
-            pixels = pixels[:, top : top + height, left : left + width]
-        if self.horizontal_flip and random.random() < 0.5:
-            pixels = pixels.flip(-1)
-        return pixels
-
-
-class ImageClassificationDataset(torch.utils.data.Dataset):
-    """Samples as the model takes them: `pixel_values` (num_channels, height, width) and `labels` ()."""
-
-    def __init__(self, pixels: ImagePixels, labels: list[int]):
-        self.pixels = pixels
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.pixels.set_epoch(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.pixels[index], "labels": torch.tensor(self.labels[index])}
-
-
-def decode_image(encoded: dict, where: str) -> Image.Image:
-    """
-    Open an image as `datasets` stores it when decoding is off.
-
-    Raises:
-        InputError: if it is truncated or no image; the message names its path, or the row that holds it.
-    """
-    path, content = encoded.get("path"), encoded.get("bytes")
-    try:
-        image = Image.open(io.BytesIO(content) if content is not None else str(path))
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"The image {path or where} cannot be read ({error}). Repair or remove it.") from error
-    return image
 
 
 def load_digits() -> datasets.DatasetDict:
@@ -164,13 +58,6 @@ def load_local_folder(folder: Path) -> datasets.DatasetDict:
             "(and FOLDER/test/...), FOLDER/CLASS/image.png, or FOLDER/train.parquet."
         )
     return datasets.load_dataset("imagefolder", data_dir=str(folder))
-
-
-def find_benchmark(name: str | None) -> Benchmark | None:
-    """Return the benchmark that has this name or Hub id, or `None`."""
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
-    return next((benchmark for benchmark in BENCHMARKS.values() if name and benchmark.hub_id == name), None)
 
 
 def load_splits(arguments: DataArguments) -> datasets.DatasetDict:
@@ -315,56 +202,3 @@ def load_image_data(arguments: DataArguments) -> ImageData:
         # Decoded by `decode_image`, which can name the file that it cannot read.
         parts.append(data.cast_column(image_column, datasets.Image(decode=False)))
     return ImageData(str(arguments.dataset_name), parts[0], parts[1], image_column, label_column, label_names)
-
-
-@dataclass
-class PreviewArguments:
-    """What to show or share."""
-
-    preview: str | None = field(default=None, metadata={"help": "Image file to draw a contact sheet into."})
-    num_images: int = field(default=8, metadata={"help": "Images on the contact sheet."})
-    preview_split: str = field(default="train", metadata={"help": "Split to draw."})
-    upload_to: str | None = field(default=None, metadata={"help": "Hub id to push all splits to, as parquet."})
-
-
-def main(argv: list[str] | None = None) -> None:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    name = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    parser = HfArgumentParser(
-        (PreviewArguments, DataArguments),  # type: ignore[arg-type]
-        description=__doc__,
-        usage="%(prog)s NAME [--preview FILE.png] [--flag value ...]",
-    )
-    arguments, data_arguments = parser.parse_args_into_dataclasses(argv)
-    data_arguments.dataset_name = name or data_arguments.dataset_name
-    benchmark = find_benchmark(data_arguments.dataset_name)
-    splits = load_splits(data_arguments)
-    for split, data in splits.items():
-        print(f"{split}: {len(data)} rows; {', '.join(data.column_names)}")
-    if arguments.preview is not None:
-        if arguments.preview_split not in splits:
-            raise InputError(f"There is no split {arguments.preview_split!r}. The data set has: {', '.join(splits)}.")
-        data = splits[arguments.preview_split]
-        columns = data.column_names
-        image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
-        label_columns = ("label", "labels", "answers") if benchmark is None else (benchmark.label_column,)
-        image_column = choose_column(data_arguments.image_column, image_columns, columns, "--image_column")
-        label_column = choose_column(data_arguments.label_column, label_columns, columns, "--label_column")
-        label_names = [] if label_column == "answers" else read_label_names(data, label_column)
-        variant = "" if data_arguments.dataset_config_name is None else f", {data_arguments.dataset_config_name}"
-        title = f"{Path(str(name)).name if benchmark is None else benchmark.title}{variant}: {arguments.preview_split}"
-        shown = data.select(range(min(arguments.num_images, len(data))))
-        path = Path(arguments.preview)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_contact_sheet(shown, image_column, label_column, label_names, title, path)
-        print(f"Written: {path}")
-    if arguments.upload_to is not None:
-        splits.push_to_hub(arguments.upload_to)
-        print(f"Pushed to {arguments.upload_to}.")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")

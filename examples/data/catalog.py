@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from examples.generated import GeneratedBuilder
-from examples.sort_of_clevr import ANSWERS, SortOfClevr
-from examples.triangle import Triangle
+from examples.data.generated import GeneratedBuilder
+from examples.data.sort_of_clevr import ANSWERS, SortOfClevr
+from examples.data.triangle import Triangle
 
 
 IMAGE_CLASSIFICATION, RELATIONAL_REASONING = "image_classification", "relational_reasoning"
@@ -163,3 +163,10 @@ BENCHMARKS = {
         published={"AiT-Base": 80.03, "Relation Network": 94.0, "Transformer with shared workspace": 81.0},
     ),
 }
+
+
+def find_benchmark(name: str | None) -> Benchmark | None:
+    """Return the benchmark that has this name or Hub id, or `None`."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    return next((benchmark for benchmark in BENCHMARKS.values() if name and benchmark.hub_id == name), None)

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from examples.generated import GeneratedBuilder, encode_png
+from examples.data.generated import GeneratedBuilder, encode_png
 
 
 CANVAS_SIZE = 64

@@ -1,0 +1,115 @@
+"""
+Show a data set, draw some of its images, or push it to the Hub.
+
+    python -m examples.data sort_of_clevr --preview sort_of_clevr.png
+    python -m examples.data triangle --dataset_config_name matched --upload_to user/triangle-matched
+"""
+
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import HfArgumentParser
+
+from examples.data.arguments import DataArguments
+from examples.data.catalog import find_benchmark
+from examples.data.loading import choose_column, load_splits, read_label_names
+from examples.data.sort_of_clevr import ANSWERS, describe_question
+from examples.errors import InputError, run_script
+
+
+QUESTIONS_PER_IMAGE = 6
+
+
+def caption(row: dict[str, Any], label_column: str, label_names: list[str]) -> str:
+    """What stands below an image: its class, or some of its questions, of all types, with their answers."""
+    if "questions" not in row:
+        return label_names[row[label_column]]
+    chosen = np.linspace(0, len(row["questions"]) - 1, QUESTIONS_PER_IMAGE).round().astype(int)
+    lines = [f"{describe_question(row['questions'][index])} {ANSWERS[row['answers'][index]]}" for index in chosen]
+    return "\n".join("\n".join(textwrap.wrap(line, 40, subsequent_indent="   ")) for line in lines)
+
+
+def draw_contact_sheet(
+    data: datasets.Dataset, image_column: str, label_column: str, label_names: list[str], title: str, path: Path
+) -> None:
+    """Draw all images of a (short) data set into a file, in rows of four."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    num_columns = min(4, len(data))
+    num_rows = -(-len(data) // num_columns)
+    has_questions = "questions" in data.column_names
+    figure, axes = pyplot.subplots(
+        num_rows,
+        num_columns,
+        figsize=(3.2 * num_columns, (5.2 if has_questions else 3.2) * num_rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(data) :]:
+        axis.axis("off")
+    for axis, row in zip(axes.flat, data):
+        axis.imshow(row[image_column].convert("RGB"), interpolation="nearest")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_xlabel(caption(row, label_column, label_names), fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+@dataclass
+class PreviewArguments:
+    """What to show or share."""
+
+    preview: str | None = field(default=None, metadata={"help": "Image file to draw a contact sheet into."})
+    num_images: int = field(default=8, metadata={"help": "Images on the contact sheet."})
+    preview_split: str = field(default="train", metadata={"help": "Split to draw."})
+    upload_to: str | None = field(default=None, metadata={"help": "Hub id to push all splits to, as parquet."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    parser = HfArgumentParser(
+        (PreviewArguments, DataArguments),  # type: ignore[arg-type]
+        description=__doc__,
+        usage="%(prog)s NAME [--preview FILE.png] [--flag value ...]",
+    )
+    arguments, data_arguments = parser.parse_args_into_dataclasses(argv)
+    data_arguments.dataset_name = name or data_arguments.dataset_name
+    benchmark = find_benchmark(data_arguments.dataset_name)
+    splits = load_splits(data_arguments)
+    for split, data in splits.items():
+        print(f"{split}: {len(data)} rows; {', '.join(data.column_names)}")
+    if arguments.preview is not None:
+        if arguments.preview_split not in splits:
+            raise InputError(f"There is no split {arguments.preview_split!r}. The data set has: {', '.join(splits)}.")
+        data = splits[arguments.preview_split]
+        columns = data.column_names
+        image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
+        label_columns = ("label", "labels", "answers") if benchmark is None else (benchmark.label_column,)
+        image_column = choose_column(data_arguments.image_column, image_columns, columns, "--image_column")
+        label_column = choose_column(data_arguments.label_column, label_columns, columns, "--label_column")
+        label_names = [] if label_column == "answers" else read_label_names(data, label_column)
+        variant = "" if data_arguments.dataset_config_name is None else f", {data_arguments.dataset_config_name}"
+        title = f"{Path(str(name)).name if benchmark is None else benchmark.title}{variant}: {arguments.preview_split}"
+        shown = data.select(range(min(arguments.num_images, len(data))))
+        path = Path(arguments.preview)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_contact_sheet(shown, image_column, label_column, label_names, title, path)
+        print(f"Written: {path}")
+    if arguments.upload_to is not None:
+        splits.push_to_hub(arguments.upload_to)
+        print(f"Pushed to {arguments.upload_to}.")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,27 @@
+"""Mistakes of the caller, and how a script ends with one."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class InputError(ValueError):
+    """A mistake of the caller's, with a message that needs no traceback."""
+
+
+def refuse_unknown_keys(given: dict[str, Any], known: set[str], where: str) -> None:
+    """Raise an `InputError` that lists the known keys, if a key is not among them."""
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{where} has an unknown key {key!r}.{hint} Known keys: {', '.join(sorted(known))}.")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script; a mistake of the caller ends it with one line and status 1."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

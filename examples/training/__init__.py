@@ -1,0 +1,1 @@
+"""What the scripts share: arguments, models, the Trainer, output folders, results and costs."""

@@ -1,0 +1,89 @@
+"""What a run leaves: `results.json` with its setting, an example image, and the words at the end."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPil
+
+from examples.baselines import count_parameters
+from examples.data.images import decode_image
+from examples.data.loading import ImageData
+from examples.training.publishing import write_model_card
+from modeling_ait import AiTForImageClassification
+from modeling_ait.saving_ait import stage_files
+
+
+RESULTS_FILE = "results.json"
+EXAMPLE_IMAGE = "example.png"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one step: a write that fails leaves an existing file as it was."""
+    with stage_files(path.parent) as staging:
+        Path(staging, path.name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def describe_command(module: str) -> str:
+    """The command line of this run, for its results."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def describe_setting(command: str, use_cpu: bool = False) -> dict[str, Any]:
+    """The command, the machine and the versions that stand beside every result."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() and not use_cpu else platform.machine()
+    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "modeling-ait")
+    return {
+        "command": command,
+        "hardware": f"{device}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def report_run(
+    model: PreTrainedModel,
+    processor: ViTImageProcessorPil,
+    data: ImageData,
+    arguments: dict[str, Any],
+    training: TrainingArguments,
+    metrics: dict[str, Any],
+    command: str,
+) -> None:
+    """
+    Write the model card, an example image and, last of all, `results.json`; print accuracy and how to use the folder.
+
+    A baseline gets no card. The model must have been saved into the output folder before.
+    """
+    output_dir = Path(str(training.output_dir))
+    sample = data.evaluation[0]
+    image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
+    image.save(output_dir / EXAMPLE_IMAGE)
+    processor.save_pretrained(output_dir)
+
+    results: dict[str, Any] = {
+        **metrics,
+        "seed": training.seed,
+        **describe_setting(command, training.use_cpu),
+        "arguments": arguments,
+        "num_parameters": count_parameters(model),
+        "num_train_samples": len(data.train),
+        "num_eval_samples": len(data.evaluation),
+    }
+    is_classifier = isinstance(model, AiTForImageClassification)
+    if is_classifier:
+        write_model_card(model, data, results, training, output_dir)
+    write_json(output_dir / RESULTS_FILE, results)
+    print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
+    if not is_classifier:
+        print(f"Saved in {output_dir}.")
+        return
+    print(f"Saved in {output_dir}. Load it and classify one image:\n")
+    print("from transformers import pipeline")
+    print(f'classifier = pipeline("image-classification", model={str(output_dir)!r}, trust_remote_code=True)')
+    print(f"print(classifier({str(output_dir / EXAMPLE_IMAGE)!r}))")

@@ -1,0 +1,142 @@
+"""What turns images, questions and learned tokens into the tokens of AiT."""
+
+import torch
+from torch import nn
+
+from .configuration_ait import AiTConfig
+
+
+class AiTConvolutionalStem(nn.Module):
+    """
+    Embed an image by strided convolutions, (B, C, H, W) -> (B, N, E), after Xiao et al. (2021, arXiv 2106.14881).
+
+    One convolution for each of `stem_strides`, the last with `hidden_size` channels, halved towards the first. The
+    norms are over the channels of all positions together (GroupNorm with one group): unlike BatchNorm no sample sees
+    another.
+    """
+
+    def __init__(self, strides: list[int], config: AiTConfig):
+        super().__init__()
+        channels = [config.num_channels]
+        channels += [max(8, config.hidden_size >> (len(strides) - index)) for index in range(1, len(strides))]
+        channels.append(config.hidden_size)
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(before, after, kernel_size=2 * stride - 1, stride=stride, padding=stride - 1)
+                for before, after, stride in zip(channels, channels[1:], strides)
+            ]
+        )
+        self.norms = nn.ModuleList([nn.GroupNorm(1, after, eps=config.layer_norm_eps) for after in channels[1:-1]])
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        for convolution, norm in zip(self.convolutions, self.norms):
+            pixel_values = nn.functional.gelu(norm(convolution(pixel_values)))
+        return self.convolutions[-1](pixel_values).flatten(2).transpose(1, 2)
+
+
+class AiTPatchEmbeddings(nn.Module):
+    """
+    Split images into patches and embed each, (B, C, H, W) -> (B, N, E): LayerNorm, Linear, LayerNorm.
+
+    With `use_vit_norms` it is the Linear alone; with `stem_strides`, a convolutional stem and the last LayerNorm.
+    """
+
+    def __init__(self, config: AiTConfig):
+        super().__init__()
+        self.image_shape = config.image_shape
+        self.patch_shape = config.patch_shape
+        self.num_channels = config.num_channels
+        self.grid_shape = tuple(image // patch for image, patch in zip(self.image_shape, self.patch_shape))
+        self.num_patches = self.grid_shape[0] * self.grid_shape[1]
+        patch_size = self.patch_shape[0] * self.patch_shape[1] * config.num_channels
+        norm_class = nn.Identity if config.use_vit_norms else nn.LayerNorm
+        self.stem = None
+        if config.stem_strides is not None:
+            self.stem = AiTConvolutionalStem(config.stem_strides, config)
+        else:
+            self.layernorm_before = norm_class(patch_size, eps=config.layer_norm_eps)
+            self.projection = nn.Linear(patch_size, config.hidden_size)
+        self.layernorm_after = norm_class(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if pixel_values.dim() != 4:
+            raise ValueError(
+                "`pixel_values` must have the shape (batch_size, num_channels, height, width), "
+                f"but got {tuple(pixel_values.shape)}."
+            )
+        batch_size, num_channels, height, width = pixel_values.shape
+        if num_channels != self.num_channels:
+            raise ValueError(
+                f"The images have {num_channels} channels, but the model was configured for {self.num_channels} "
+                "(`num_channels`). Convert the images (for instance with `image.convert('RGB')`) or change the config."
+            )
+        if (height, width) != self.image_shape:
+            raise ValueError(
+                f"The images are {height} x {width} pixels (height x width), but the model was configured for "
+                f"{self.image_shape[0]} x {self.image_shape[1]} (`image_size`). Resize them with the image processor."
+            )
+        if self.stem is not None:
+            # deviation: with `stem_strides` convolutions embed the patches; in the paper it is one projection.
+            return self.layernorm_after(self.stem(pixel_values))
+        (rows, columns), (patch_height, patch_width) = self.grid_shape, self.patch_shape
+        patches = pixel_values.reshape(batch_size, num_channels, rows, patch_height, columns, patch_width)
+        patches = patches.permute(0, 2, 4, 3, 5, 1)  # (batch_size, rows, columns, patch_height, patch_width, channels)
+        patches = patches.flatten(3).flatten(1, 2)  # (batch_size, num_patches, patch_size)
+        return self.layernorm_after(self.projection(self.layernorm_before(patches)))
+
+
+class AiTQuestionEmbeddings(nn.Module):
+    """Embed a question vector as a token, (B, question_size) -> (B, 1, E): LayerNorm, Linear, LayerNorm."""
+
+    def __init__(self, question_size: int, config: AiTConfig):
+        super().__init__()
+        self.question_size = question_size
+        self.layernorm_before = nn.LayerNorm(question_size, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(question_size, config.hidden_size)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, question: torch.Tensor) -> torch.Tensor:
+        if question.dim() != 2 or question.shape[1] != self.question_size:
+            raise ValueError(
+                f"`question` must have the shape (batch_size, {self.question_size}) (`question_size`), "
+                f"but got {tuple(question.shape)}."
+            )
+        return self.layernorm_after(self.projection(self.layernorm_before(question))).unsqueeze(1)
+
+
+class AiTEmbeddings(nn.Module):
+    """Patch embeddings, behind a CLS token, register tokens and a question where the configuration asks for them."""
+
+    def __init__(self, config: AiTConfig):
+        super().__init__()
+        self.patch_embeddings = AiTPatchEmbeddings(config)
+        # The CLS token, then the register tokens, as far as there are any.
+        numbers = [number for number in (int(config.pooling == "cls"), config.num_register_tokens) if number > 0]
+        self.prefix_tokens = nn.ParameterList([torch.zeros(1, number, config.hidden_size) for number in numbers])
+        self.question_embeddings = (
+            AiTQuestionEmbeddings(config.question_size, config) if config.question_size is not None else None
+        )
+        num_prefix_tokens = sum(numbers) + (config.question_size is not None)
+        self.num_tokens = num_prefix_tokens + self.patch_embeddings.num_patches
+        self.position_embeddings = (
+            nn.Parameter(torch.zeros(1, self.num_tokens, config.hidden_size))
+            if config.position_embedding_type == "learned"
+            else None
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: torch.Tensor, question: torch.Tensor | None = None) -> torch.Tensor:
+        embeddings = self.patch_embeddings(pixel_values)  # (batch_size, num_patches, hidden_size)
+        if (question is None) != (self.question_embeddings is None):
+            raise ValueError(
+                "This model was configured without a question (`question_size` is None), but `question` was given."
+                if self.question_embeddings is None
+                else f"This model needs `question`, of shape (batch_size, {self.question_embeddings.question_size})."
+            )
+        tokens = [prefix.expand(embeddings.shape[0], -1, -1) for prefix in self.prefix_tokens]
+        if self.question_embeddings is not None and question is not None:
+            tokens.append(self.question_embeddings(question.to(pixel_values.dtype)))
+        embeddings = torch.cat([*tokens, embeddings], dim=1)  # (batch_size, num_tokens, hidden_size)
+        if self.position_embeddings is not None:
+            embeddings = embeddings + self.position_embeddings
+        return self.dropout(embeddings)

@@ -1,0 +1,91 @@
+"""Saving in one step: base classes of the configuration and the models."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+
+# Every checkpoint names all of them, so that a saved classifier opens with `AutoModel` and the other way round.
+AUTO_MAP = {
+    "AutoConfig": "configuration_ait.AiTConfig",
+    "AutoModel": "modeling_ait.AiTModel",
+    "AutoModelForImageClassification": "modeling_ait.AiTForImageClassification",
+    "AutoModelForVisualQuestionAnswering": "modeling_ait.AiTForRelationalReasoning",
+}
+
+
+@contextmanager
+def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
+    """
+    Give a folder to write files into, which are moved into `save_directory` at the end, over those of the same name.
+
+    A failure before the end leaves `save_directory` as it was. Weights come before the JSON files that describe them.
+    Only a process that is killed leaves the folder itself behind, as `.save-*`.
+    """
+    os.makedirs(save_directory, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:
+        yield staging
+        for name in sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name)):
+            os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
+
+
+class AiTSavedConfig(PreTrainedConfig):
+    """A configuration that is saved in one step."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any):
+        """Save into a folder in one step: a save that fails leaves older files there as they were."""
+        if os.path.isfile(save_directory):
+            return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        with stage_files(save_directory) as staging:
+            super().save_pretrained(staging)
+        if push_to_hub:
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            with tempfile.TemporaryDirectory() as folder:
+                super().save_pretrained(folder, push_to_hub=True, **kwargs)
+        return None
+
+
+class AiTSavedModel(PreTrainedModel):
+    """A model that is saved in one step, with the code of every Auto class."""
+
+    def save_pretrained(  # type: ignore[override]  # the arguments left out pass through `kwargs`
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ):
+        """
+        Save weights, configuration and code into a folder; a save that fails leaves an older checkpoint there intact.
+
+        Everything is written beside the old files first and moved over them at the end. Arguments are those of
+        [`~transformers.PreTrainedModel.save_pretrained`].
+        """
+        if kwargs.get("distributed_checkpoint") or os.path.isfile(save_directory):
+            super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
+            return
+        # The code of every Auto class travels, whichever class is saved.
+        self.config.auto_map = dict(AUTO_MAP)
+        # A copy of the dictionary, because saving empties it.
+        with stage_files(save_directory) as staging:
+            super().save_pretrained(staging, is_main_process, None if state_dict is None else {**state_dict}, **kwargs)
+            saved = os.listdir(staging)
+        # Left from an earlier save in other shards, they would be loaded in place of the new weights.
+        variant = "" if kwargs.get("variant") is None else re.escape(f".{kwargs['variant']}")
+        pattern = re.compile(rf"model{variant}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{variant}\.json")
+        if any(pattern.fullmatch(name) for name in saved):
+            for name in os.listdir(save_directory):
+                if pattern.fullmatch(name) and name not in saved:
+                    os.remove(os.path.join(save_directory, name))
+        if push_to_hub:
+            # From a folder of its own, so that the local save is complete whatever becomes of the upload.
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            with tempfile.TemporaryDirectory() as folder:
+                super().save_pretrained(folder, is_main_process, state_dict, push_to_hub=is_main_process, **kwargs)
