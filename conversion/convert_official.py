@@ -84,10 +84,10 @@ def make_weight_map(num_memory_heads: int, has_question: bool) -> WeightMap:
             tuple(f"{ours}attention.{name}_proj.weight" for name in ("q", "k", "v")),
             split_in_three,
         ),
-        their_write + "w_qs.weight": ((write + "q_proj.weight",), keep),
-        their_write + "w_ks.weight": ((write + "k_proj.weight",), keep),
-        their_write + "w_vs.weight": ((write + "v_proj.weight",), keep),
-        their_write + "fc.weight": ((write + "o_proj.weight",), put_heads_first),
+        their_write + "w_qs.weight": ((write + "query_proj.weight",), keep),
+        their_write + "w_ks.weight": ((write + "key_proj.weight",), keep),
+        their_write + "w_vs.weight": ((write + "value_proj.weight",), keep),
+        their_write + "fc.weight": ((write + "output_proj.weight",), put_heads_first),
         theirs + "1.fn.memoryupdate.memory": (("ait.memory.layer_{layer}",), keep),
     }
 

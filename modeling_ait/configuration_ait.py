@@ -1,13 +1,18 @@
 """AiT model configuration."""
 
 import math
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
 
 from .saving_ait import AiTSavedConfig
 
+
+ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 
 PAPER_SIZES = {
     "small": {"num_hidden_layers": 2},
@@ -22,7 +27,24 @@ def make_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-@strict
+def strict_config(config_class: type[ConfigT]) -> type[ConfigT]:
+    """Check the types of all fields by `@strict`, but raise its errors as a `ValueError` of one line."""
+    config_class = strict(config_class)
+    set_strictly = config_class.__setattr__
+
+    def set_field(self, name: str, value: Any):
+        try:
+            set_strictly(self, name, value)
+        except StrictDataclassFieldValidationError as error:
+            expected = next(field.type for field in fields(config_class) if field.name == name)  # type: ignore[arg-type]
+            expected = getattr(expected, "__name__", expected) if isinstance(expected, type) else expected
+            raise ValueError(f"`{name}` must be of type {expected}, but got {value!r}.") from error
+
+    config_class.__setattr__ = set_field  # type: ignore[method-assign]
+    return config_class
+
+
+@strict_config
 class AiTConfig(AiTSavedConfig):
     r"""
     Configuration of an Associative Transformer (AiT). The defaults are the paper's Base size on 224-pixel images.
@@ -87,6 +109,10 @@ class AiTConfig(AiTSavedConfig):
         use_vit_norms (`bool`, *optional*, defaults to `False`):
             Whether the norms stand where a ViT has them: none around the patch projection, and none on the MLP's way
             into the residual (the workspace still gets normed tokens). It lets a pretrained ViT become an AiT.
+        update_memory (`bool`, *optional*, defaults to `True`):
+            Whether training writes the memories; the argument `update_memory` of a forward wins. It can be changed on
+            a loaded model (`model.config.update_memory = False`) and is saved with it. A workspace whose parameters
+            are all frozen is not written either, unless the forward says so or an adapter has memories of its own.
         num_register_tokens (`int`, *optional*, defaults to 0):
             Learned tokens behind the CLS token, such as DeiT's distillation token.
         stem_strides (`list[int]`, *optional*):
@@ -142,6 +168,7 @@ class AiTConfig(AiTSavedConfig):
     position_embedding_type: str = "learned"
     pooling: str = "mean"
     question_size: int | None = None
+    update_memory: bool = True
     use_vit_norms: bool = False
     num_register_tokens: int = 0
     stem_strides: list[int] | None = None
@@ -185,8 +212,15 @@ class AiTConfig(AiTSavedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "memory_dropout_prob"):
             require(0.0 <= getattr(self, name) < 1.0, name, "at least 0 and below 1")
         require(0.0 <= self.memory_update_rate <= 1.0, "memory_update_rate", "between 0 and 1")
-        for name in ("initializer_range", "layer_norm_eps", "hopfield_beta"):
+        for name in ("initializer_range", "hopfield_beta"):
             require(0.0 < getattr(self, name) < math.inf, name, "positive and finite")
+        # Below it a row of equal values would be divided by nothing in float32.
+        require(1e-12 <= self.layer_norm_eps < math.inf, "layer_norm_eps", "positive (at least 1e-12) and finite")
+        require(
+            self.memory_slot_size > 1 or self.memory_update_rate < 1.0,
+            "memory_update_rate",
+            "below 1 with `memory_slot_size=1`, where the norm of what is written leaves nothing",
+        )
         require(0.0 <= self.balance_loss_coef < math.inf, "balance_loss_coef", "finite and not negative")
         require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
         require(self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"')

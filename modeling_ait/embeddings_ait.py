@@ -1,9 +1,33 @@
 """What turns images, questions and learned tokens into the tokens of AiT."""
 
+import math
+
 import torch
 from torch import nn
 
 from .configuration_ait import AiTConfig
+
+
+def interpolate_positions(
+    position_embeddings: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> torch.Tensor:
+    """
+    Stretch the positions of the patches to another grid, (1, P + N, E) -> (1, P + N', E), as transformers' ViT does.
+
+    Bicubic, in float32. The P positions in front, of the CLS, register and question tokens, stay as they are.
+
+    Args:
+        position_embeddings (`torch.Tensor` of shape `(1, num_tokens, hidden_size)`): The table.
+        old_grid (`(rows, columns)`): Patches that the table was made for.
+        new_grid (`(rows, columns)`): Patches that it shall serve.
+    """
+    if old_grid == new_grid:
+        return position_embeddings
+    num_prefix_tokens = position_embeddings.shape[1] - old_grid[0] * old_grid[1]
+    prefix, patches = position_embeddings[:, :num_prefix_tokens], position_embeddings[:, num_prefix_tokens:]
+    patches = patches.unflatten(1, old_grid).permute(0, 3, 1, 2)  # (1, hidden_size, rows, columns)
+    patches = nn.functional.interpolate(patches.float(), size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat([prefix, patches.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
 
 class AiTConvolutionalStem(nn.Module):
@@ -46,8 +70,6 @@ class AiTPatchEmbeddings(nn.Module):
         self.image_shape = config.image_shape
         self.patch_shape = config.patch_shape
         self.num_channels = config.num_channels
-        self.grid_shape = tuple(image // patch for image, patch in zip(self.image_shape, self.patch_shape))
-        self.num_patches = self.grid_shape[0] * self.grid_shape[1]
         patch_size = self.patch_shape[0] * self.patch_shape[1] * config.num_channels
         norm_class = nn.Identity if config.use_vit_norms else nn.LayerNorm
         self.stem = None
@@ -58,7 +80,11 @@ class AiTPatchEmbeddings(nn.Module):
             self.projection = nn.Linear(patch_size, config.hidden_size)
         self.layernorm_after = norm_class(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def get_grid(self, image_shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches of an image of this height and width."""
+        return image_shape[0] // self.patch_shape[0], image_shape[1] // self.patch_shape[1]
+
+    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         if pixel_values.dim() != 4:
             raise ValueError(
                 "`pixel_values` must have the shape (batch_size, num_channels, height, width), "
@@ -70,15 +96,21 @@ class AiTPatchEmbeddings(nn.Module):
                 f"The images have {num_channels} channels, but the model was configured for {self.num_channels} "
                 "(`num_channels`). Convert the images (for instance with `image.convert('RGB')`) or change the config."
             )
-        if (height, width) != self.image_shape:
+        if not interpolate_pos_encoding and (height, width) != self.image_shape:
             raise ValueError(
                 f"The images are {height} x {width} pixels (height x width), but the model was configured for "
-                f"{self.image_shape[0]} x {self.image_shape[1]} (`image_size`). Resize them with the image processor."
+                f"{self.image_shape[0]} x {self.image_shape[1]} (`image_size`). Resize them with the image processor, "
+                "or pass `interpolate_pos_encoding=True`."
+            )
+        (rows, columns), (patch_height, patch_width) = self.get_grid((height, width)), self.patch_shape
+        if (rows * patch_height, columns * patch_width) != (height, width) or rows * columns == 0:
+            raise ValueError(
+                f"The images are {height} x {width} pixels (height x width), which is no multiple of the patches' "
+                f"{patch_height} x {patch_width} (`patch_size`)."
             )
         if self.stem is not None:
             # deviation: with `stem_strides` convolutions embed the patches; in the paper it is one projection.
             return self.layernorm_after(self.stem(pixel_values))
-        (rows, columns), (patch_height, patch_width) = self.grid_shape, self.patch_shape
         patches = pixel_values.reshape(batch_size, num_channels, rows, patch_height, columns, patch_width)
         patches = patches.permute(0, 2, 4, 3, 5, 1)  # (batch_size, rows, columns, patch_height, patch_width, channels)
         patches = patches.flatten(3).flatten(1, 2)  # (batch_size, num_patches, patch_size)
@@ -117,7 +149,7 @@ class AiTEmbeddings(nn.Module):
             AiTQuestionEmbeddings(config.question_size, config) if config.question_size is not None else None
         )
         num_prefix_tokens = sum(numbers) + (config.question_size is not None)
-        self.num_tokens = num_prefix_tokens + self.patch_embeddings.num_patches
+        self.num_tokens = num_prefix_tokens + math.prod(self.patch_embeddings.get_grid(config.image_shape))
         self.position_embeddings = (
             nn.Parameter(torch.zeros(1, self.num_tokens, config.hidden_size))
             if config.position_embedding_type == "learned"
@@ -125,18 +157,38 @@ class AiTEmbeddings(nn.Module):
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, pixel_values: torch.Tensor, question: torch.Tensor | None = None) -> torch.Tensor:
-        embeddings = self.patch_embeddings(pixel_values)  # (batch_size, num_patches, hidden_size)
+    @torch.no_grad()
+    def resize_positions(self, image_shape: tuple[int, int]) -> None:
+        """Fit to images of another height and width for good: interpolate the position table, if there is one."""
+        patches = self.patch_embeddings
+        old_grid, new_grid = patches.get_grid(patches.image_shape), patches.get_grid(image_shape)
+        if self.position_embeddings is not None:
+            table = interpolate_positions(self.position_embeddings, old_grid, new_grid)
+            self.position_embeddings = nn.Parameter(table.clone(), self.position_embeddings.requires_grad)
+        self.num_tokens += math.prod(new_grid) - math.prod(old_grid)
+        patches.image_shape = image_shape
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        question: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> torch.Tensor:
         if (question is None) != (self.question_embeddings is None):
             raise ValueError(
                 "This model was configured without a question (`question_size` is None), but `question` was given."
                 if self.question_embeddings is None
                 else f"This model needs `question`, of shape (batch_size, {self.question_embeddings.question_size})."
             )
+        embeddings = self.patch_embeddings(pixel_values, interpolate_pos_encoding)
         tokens = [prefix.expand(embeddings.shape[0], -1, -1) for prefix in self.prefix_tokens]
         if self.question_embeddings is not None and question is not None:
             tokens.append(self.question_embeddings(question.to(pixel_values.dtype)))
         embeddings = torch.cat([*tokens, embeddings], dim=1)  # (batch_size, num_tokens, hidden_size)
         if self.position_embeddings is not None:
-            embeddings = embeddings + self.position_embeddings
+            patches = self.patch_embeddings
+            old_grid, (height, width) = patches.get_grid(patches.image_shape), pixel_values.shape[2:]
+            embeddings = embeddings + interpolate_positions(
+                self.position_embeddings, old_grid, patches.get_grid((height, width))
+            )
         return self.dropout(embeddings)

@@ -1,100 +1,28 @@
 """PyTorch AiT model: the Associative Transformer (Sun et al., CVPR 2025, arXiv 2309.12862)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_ait import AiTConfig
 from .embeddings_ait import AiTEmbeddings
+from .inputs_ait import check_images, check_labels
+from .outputs_ait import AiTClassifierOutput, AiTKwargs, AiTModelOutput, expand_output_workspace
 from .saving_ait import AiTSavedModel
 from .workspace_ait import AiTMemory, AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace, make_initial_memory
 
 
-@dataclass
-class AiTModelOutput(BaseModelOutputWithPooling):
-    r"""
-    Output of [`AiTModel`].
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-            Tokens after the last block, not normed.
-        pooler_output (`torch.FloatTensor` of shape `(batch_size, pooled_size)`):
-            Pooled and normed tokens. `pooled_size` is `hidden_size`, or `sequence_length * hidden_size` with
-            `pooling="flatten"`.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
-            Embeddings and the output of each block, `(batch_size, sequence_length, hidden_size)` each.
-        attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
-            Self-attention of each layer, `(batch_size, num_attention_heads, sequence_length, sequence_length)`.
-        balance_loss (`torch.FloatTensor` of shape `()`, *optional*, when the memory was written):
-            Balance loss, summed over layers and heads.
-        retrieval_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
-            Per layer `(batch_size, sequence_length, num_memory_slots)`: which slot a token retrieved.
-        write_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True` when written):
-            Per layer `(num_memory_heads, num_memory_slots, batch_size, sequence_length)`: which tokens a slot wrote.
-        energies (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
-            Per layer `(2, batch_size, sequence_length)`: Hopfield energy of each token before and after retrieval.
-    """
-
-    balance_loss: torch.Tensor | None = None
-    retrieval_attentions: tuple[torch.Tensor, ...] | None = None
-    write_attentions: tuple[torch.Tensor, ...] | None = None
-    energies: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class AiTClassifierOutput(ImageClassifierOutput):
-    r"""
-    Output of [`AiTForImageClassification`] and [`AiTForRelationalReasoning`].
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
-            Task loss, plus `balance_loss_coef` times the balance loss when the memory was written.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
-            Scores before the softmax.
-        hidden_states, attentions, balance_loss, retrieval_attentions, write_attentions, energies:
-            As in [`AiTModelOutput`].
-    """
-
-    balance_loss: torch.Tensor | None = None
-    retrieval_attentions: tuple[torch.Tensor, ...] | None = None
-    write_attentions: tuple[torch.Tensor, ...] | None = None
-    energies: tuple[torch.Tensor, ...] | None = None
-
-
-class AiTKwargs(TransformersKwargs, total=False):
-    """
-    Keyword arguments of the models beyond those of transformers.
-
-    Attributes:
-        output_workspace (`bool`, *optional*):
-            Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
-    """
-
-    output_workspace: bool | None
-
-
-def expand_output_workspace(forward: Callable) -> Callable:
-    """Turn `output_workspace` into one flag for each recorded output, as `capture_outputs` reads them."""
-
-    @wraps(forward)
-    def wrapper(self, *args, output_workspace: bool | None = None, **kwargs):
-        if output_workspace:
-            kwargs.update(output_retrieval_attentions=True, output_write_attentions=True, output_energies=True)
-        return forward(self, *args, **kwargs)
-
-    return wrapper
+logger = logging.get_logger(__name__)
 
 
 def eager_attention_forward(
@@ -242,6 +170,28 @@ class AiTPreTrainedModel(AiTSavedModel):
             for layer_index, memory in enumerate(module.buffers_by_layer):
                 init.copy_(memory, make_initial_memory(memory.shape, layer_index))
 
+    def resize_positions(self, image_size: int | list[int] | tuple[int, int]) -> None:
+        """
+        Fit the model to images of another size, for good: interpolates its position table, as ViT does, once.
+
+        Args:
+            image_size (`int` or `(height, width)`):
+                The new size in pixels, a multiple of `patch_size`. It becomes the config's `image_size`.
+
+        Raises:
+            `ValueError`: if the size cannot work, or if `pooling="flatten"` has fixed the number of tokens.
+        """
+        # Also checks the size.
+        resized = type(self.config).from_dict({**self.config.to_dict(), "image_size": image_size})
+        if self.config.pooling == "flatten" and resized.image_shape != self.config.image_shape:
+            raise ValueError(
+                f'A model with `pooling="flatten"` takes images of {self.config.image_size!r} pixels only, but got '
+                f"{image_size!r}: its classifier is as wide as they have patches."
+            )
+        ait: AiTModel = self.base_model  # type: ignore[assignment]  # the library knows a `PreTrainedModel` only
+        ait.embeddings.resize_positions(resized.image_shape)
+        self.config.image_size = image_size
+
     def reset_memories(self) -> None:
         """Set the memory of every layer back to its initial value: the noise of a model that was never trained."""
         ait: AiTModel = self.base_model  # type: ignore[assignment]  # the library knows a `PreTrainedModel` only
@@ -270,6 +220,22 @@ class AiTModel(AiTPreTrainedModel):
         """The float32 memory of each layer, (num_memory_slots, memory_slot_size) each; empty without a workspace."""
         return self.memory.buffers_by_layer
 
+    def is_written_in_training(self) -> bool:
+        """Whether a forward that is not told otherwise writes the memories now."""
+        if not (self.training and self.config.update_memory and self.memory.num_layers > 0):
+            return False
+        # An adapter wraps the memory to keep a copy of its own, though the workspace below is frozen.
+        is_adapted = not isinstance(self.memory, AiTMemory) and not getattr(self.memory, "disable_adapters", False)
+        workspaces: list[Any] = [layer.workspace for layer in self.layers]
+        if is_adapted or any(p.requires_grad for workspace in workspaces for p in workspace.parameters()):
+            return True
+        if not torch.compiler.is_compiling():
+            logger.warning_once(
+                "All parameters of the workspace are frozen, so this training leaves the memories as they are. Set "
+                "`config.update_memory = False` to say so, or pass `update_memory=True` to write them all the same."
+            )
+        return False
+
     @expand_output_workspace
     @merge_with_config_defaults
     @capture_outputs
@@ -278,6 +244,7 @@ class AiTModel(AiTPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         question: torch.Tensor | None = None,
         update_memory: bool | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTModelOutput:
         r"""
@@ -289,22 +256,32 @@ class AiTModel(AiTPreTrainedModel):
             question (`torch.FloatTensor` of shape `(batch_size, question_size)`, *optional*):
                 Question vectors; needed if the configuration has a `question_size`, refused otherwise.
             update_memory (`bool`, *optional*):
-                Whether to write the batch into the memories before reading them. Defaults to `self.training`. When
-                written, all samples of the batch compete, so an output depends on the other samples, and the
-                memory buffers change once, at the end, unless a new value is not finite. `True` in evaluation mode is
-                the official code's behaviour (online adaptation); `False` in training mode keeps the memories fixed.
+                Whether to write the batch into the memories before reading them. By default training does, unless the
+                config's `update_memory` says no or all parameters of the workspace are frozen. When written, all
+                samples of the batch compete, so an output depends on the other samples, and the memory buffers change
+                once, at the end, unless a new value is not finite. `True` in evaluation mode is the official code's
+                behaviour (online adaptation); `False` in training mode keeps the memories fixed.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether to take images of any multiple of the patch size, with positions interpolated as in ViT.
             output_workspace (`bool`, *optional*):
                 Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
 
         Raises:
             `ValueError`: if `pixel_values` or `question` is missing or does not fit the configuration.
         """
-        if pixel_values is None:
-            raise ValueError("You have to specify `pixel_values`.")
-        update_memory = (self.training if update_memory is None else update_memory) and self.memory.num_layers > 0
+        if update_memory is None:
+            update_memory = self.is_written_in_training()
+        update_memory = update_memory and self.memory.num_layers > 0
+        # With a device map the hooks of accelerate move the inputs.
+        device = None if hasattr(self, "_hf_hook") or hasattr(self, "hf_device_map") else self.device
+        pixel_values = check_images(pixel_values, question, device, update_memory)
 
-        pixel_values = pixel_values.to(self.dtype)
-        hidden_states = self.embeddings(pixel_values, question)
+        hidden_states = self.embeddings(pixel_values.to(self.dtype), question, interpolate_pos_encoding)
+        if self.config.pooling == "flatten" and hidden_states.shape[1] != self.embeddings.num_tokens:
+            raise ValueError(
+                f'A model with `pooling="flatten"` takes images of its configured size only '
+                f"({self.config.image_size!r} pixels, `image_size`), with or without `interpolate_pos_encoding`."
+            )
         memories: list = self.memory() or [None] * len(self.layers)
         balance_losses = []
         for layer_index, layer in enumerate(self.layers):
@@ -346,13 +323,27 @@ class AiTClassifier(AiTPreTrainedModel):
         self.classifier = nn.Linear(self.ait.pooled_size, self.num_labels) if self.num_labels else nn.Identity()
         self.post_init()
 
-    def classify(self, outputs: AiTModelOutput, labels: torch.Tensor | None, **kwargs) -> AiTClassifierOutput:
-        """Turn the encoder's output into logits and, with labels, the loss."""
+    def classify(
+        self,
+        pixel_values: torch.Tensor | None,
+        question: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        update_memory: bool | None,
+        interpolate_pos_encoding: bool,
+        **kwargs: Unpack[AiTKwargs],
+    ) -> AiTClassifierOutput:
+        """Encode and, with labels, compute the loss. Refused labels leave the memories as they were."""
+        if labels is not None and pixel_values is not None:
+            labels = check_labels(labels, pixel_values.shape[0], self.config)
+        outputs = self.ait(pixel_values, question, update_memory, interpolate_pos_encoding, **kwargs)
         logits = self.classifier(outputs.pooler_output)  # (batch_size, num_labels)
 
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, **kwargs)
+            if self.config.problem_type == "single_label_classification" and labels.is_floating_point():
+                loss = nn.functional.cross_entropy(logits, labels.to(logits))
+            else:
+                loss = self.loss_function(labels, logits, self.config, **kwargs)
             if outputs.balance_loss is not None:
                 loss = loss + self.config.balance_loss_coef * outputs.balance_loss.to(loss.device)
 
@@ -383,6 +374,7 @@ class AiTForImageClassification(AiTClassifier):
         pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         update_memory: bool | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTClassifierOutput:
         r"""
@@ -395,7 +387,9 @@ class AiTForImageClassification(AiTClassifier):
                 Class indices in `[0, num_labels)`, or targets for the config's `problem_type`. With them the output
                 has `loss`, which includes the balance loss when the memory was written.
             update_memory (`bool`, *optional*):
-                Whether to write the memories, see [`AiTModel.forward`]. Defaults to `self.training`.
+                Whether to write the memories, see [`AiTModel.forward`]. By default training does.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether to take images of another size, see [`AiTModel.forward`].
             output_workspace (`bool`, *optional*):
                 Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
 
@@ -412,7 +406,7 @@ class AiTForImageClassification(AiTClassifier):
         >>> list(model(torch.zeros(1, 3, 32, 32)).logits.shape)
         [1, 2]
         ```"""
-        return self.classify(self.ait(pixel_values, update_memory=update_memory, **kwargs), labels, **kwargs)
+        return self.classify(pixel_values, None, labels, update_memory, interpolate_pos_encoding, **kwargs)
 
 
 class AiTForRelationalReasoning(AiTClassifier):
@@ -445,6 +439,7 @@ class AiTForRelationalReasoning(AiTClassifier):
         question: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         update_memory: bool | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTClassifierOutput:
         r"""
@@ -459,14 +454,16 @@ class AiTForRelationalReasoning(AiTClassifier):
                 Indices of the answers in `[0, num_labels)`. With them the output has `loss`, which includes the
                 balance loss when the memory was written.
             update_memory (`bool`, *optional*):
-                Whether to write the memories, see [`AiTModel.forward`]. Defaults to `self.training`.
+                Whether to write the memories, see [`AiTModel.forward`]. By default training does.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether to take images of another size, see [`AiTModel.forward`].
             output_workspace (`bool`, *optional*):
                 Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
 
         Raises:
             `ValueError`: if `pixel_values` or `question` is missing or does not fit the configuration.
         """
-        return self.classify(self.ait(pixel_values, question, update_memory=update_memory, **kwargs), labels, **kwargs)
+        return self.classify(pixel_values, question, labels, update_memory, interpolate_pos_encoding, **kwargs)
 
 
 # Here and not in the package, so that a model loaded from the Hub, without the package, saves its code again.

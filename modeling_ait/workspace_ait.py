@@ -147,10 +147,10 @@ class AiTMemoryWrite(nn.Module):
         self.differentiable = config.differentiable_write
 
         inner_size = self.num_heads * self.head_dim
-        self.q_proj = nn.Linear(config.memory_slot_size, inner_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
-        self.o_proj = nn.Linear(inner_size, config.memory_slot_size, bias=False)
+        self.query_proj = nn.Linear(config.memory_slot_size, inner_size, bias=False)
+        self.key_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
+        self.value_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
+        self.output_proj = nn.Linear(inner_size, config.memory_slot_size, bias=False)
         self.layernorm = nn.LayerNorm(config.memory_slot_size, eps=1e-6)
         self.dropout = nn.Dropout(config.memory_dropout_prob)
 
@@ -171,9 +171,9 @@ class AiTMemoryWrite(nn.Module):
         query, key, value = (
             projection.unflatten(-1, (self.num_heads, self.head_dim)).transpose(0, 1).float()
             for projection in (
-                self.q_proj(memory.to(tokens.dtype)),
-                self.k_proj(tokens),
-                self.v_proj(tokens),
+                self.query_proj(memory.to(tokens.dtype)),
+                self.key_proj(tokens),
+                self.value_proj(tokens),
             )
         )  # (num_heads, num_slots or batch_size * num_tokens, head_dim)
 
@@ -183,7 +183,7 @@ class AiTMemoryWrite(nn.Module):
             attended, attention, loads = attend_through_bottleneck(query, key, value, self.bottleneck_size)
             balance_loss = compute_balance_loss(attention, loads)
         attended = attended.transpose(0, 1).flatten(1)  # (num_slots, num_heads * head_dim)
-        written = self.dropout(self.o_proj(attended.to(tokens.dtype)).float())
+        written = self.dropout(self.output_proj(attended.to(tokens.dtype)).float())
         with maybe_autocast(device_type=memory.device.type, enabled=False):
             # deviation: residual and dropout, as in the official code; the paper has LN(Concat W_O) alone.
             written = nn.functional.layer_norm(

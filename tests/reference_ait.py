@@ -56,13 +56,15 @@ def write(weights, prefix, memory, tokens, num_heads, bottleneck_size, update_ra
         importance = [torch.zeros(()).double() for _ in tokens]
         loads = [0.0 for _ in tokens]
         for slot in range(num_slots):
-            query = weights[prefix + "q_proj.weight"][rows] @ memory[slot]
-            logits = [query @ (weights[prefix + "k_proj.weight"][rows] @ token) / math.sqrt(width) for token in tokens]
+            query = weights[prefix + "query_proj.weight"][rows] @ memory[slot]
+            logits = [
+                query @ (weights[prefix + "key_proj.weight"][rows] @ token) / math.sqrt(width) for token in tokens
+            ]
             order = sorted(range(len(tokens)), key=lambda index: -float(logits[index].detach()))
             kept = order if bottleneck_size is None else order[:bottleneck_size]
             content = torch.zeros(width).double()
             for share, index in zip(softmax([logits[index] for index in kept]), kept):
-                content = content + share * (weights[prefix + "v_proj.weight"][rows] @ tokens[index])
+                content = content + share * (weights[prefix + "value_proj.weight"][rows] @ tokens[index])
                 importance[index] = importance[index] + share
                 loads[index] += 1.0
             attended[slot].append(content)
@@ -70,7 +72,7 @@ def write(weights, prefix, memory, tokens, num_heads, bottleneck_size, update_ra
 
     new_memory = []
     for slot in range(num_slots):
-        written = memory[slot] + weights[prefix + "o_proj.weight"] @ torch.cat(attended[slot])
+        written = memory[slot] + weights[prefix + "output_proj.weight"] @ torch.cat(attended[slot])
         written = layer_norm(
             written, weights[prefix + "layernorm.weight"], weights[prefix + "layernorm.bias"], eps=1e-6
         )

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig, ViTConfig
 
 import modeling_ait
@@ -55,9 +54,22 @@ def test_config_refuses_a_convolutional_stem_that_cannot_work(fields):
         AiTConfig(stem_strides=[4, 4], **fields)
 
 
-def test_config_refuses_wrong_type():
-    with pytest.raises(StrictDataclassFieldValidationError, match=r"'hidden_size'[^|]*expected int, got str"):
-        AiTConfig(hidden_size="wide")
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("hidden_size", "wide", "int"),
+        ("hidden_size", None, "int"),
+        ("bottleneck_size", 2.5, "int | None"),
+        ("update_memory", "no", "bool"),
+        ("stem_strides", [2.5], r"list\[int\] | None"),
+    ],
+)
+def test_config_refuses_wrong_type(field, value, expected):
+    with pytest.raises(ValueError, match=f"`{field}` must be of type {expected}".replace("|", r"\|")) as caught:
+        AiTConfig(**{field: value})
+    assert repr(value) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=f"`{field}` must be of type"):
+        setattr(AiTConfig(), field, value)
 
 
 def test_config_refuses_unknown_size():

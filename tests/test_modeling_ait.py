@@ -103,7 +103,7 @@ def test_detached_write_leaves_exactly_its_value_path_without_gradient(make_mode
     assert without_gradient == {
         f"ait.layers.{layer}.workspace.write.{name}"
         for layer in range(2)
-        for name in ("v_proj.weight", "o_proj.weight", "layernorm.weight", "layernorm.bias")
+        for name in ("value_proj.weight", "output_proj.weight", "layernorm.weight", "layernorm.bias")
     }
 
 

@@ -85,7 +85,7 @@ def test_writing_forward_gives_official_loss_memories_and_gradients(model, offic
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
-        if not name.endswith("write.q_proj.weight"):  # the next test is about these
+        if not name.endswith("write.query_proj.weight"):  # the next test is about these
             torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5, msg=lambda t, n=name: f"{n}: {t}")
 
 
@@ -106,8 +106,8 @@ def test_official_query_gradient_is_stale_and_otherwise_equal(model, official):
         def record_written(module, args, output, index=index):
             written[index] = output.detach()
 
-        layer.workspace.write.q_proj.register_forward_hook(record_query)
-        layer.workspace.write.o_proj.register_forward_hook(record_written)
+        layer.workspace.write.query_proj.register_forward_hook(record_query)
+        layer.workspace.write.output_proj.register_forward_hook(record_written)
     model.train()(**get_inputs(tensors), labels=tensors["labels"].long()).loss.backward()
 
     expected = convert_gradients(sizes, tensors)
@@ -116,9 +116,9 @@ def test_official_query_gradient_is_stale_and_otherwise_equal(model, official):
         norm = layer.workspace.write.layernorm
         with torch.no_grad():
             overwritten = 0.9 * memory + 0.1 * norm(memory + written[index])
-        official_gradient = expected[f"ait.layers.{index}.workspace.write.q_proj.weight"]
+        official_gradient = expected[f"ait.layers.{index}.workspace.write.query_proj.weight"]
         torch.testing.assert_close(query_gradients[index].T @ overwritten, official_gradient, rtol=0, atol=1e-8)
-        assert_near(layer.workspace.write.q_proj.weight.grad, query_gradients[index].T @ memory)
+        assert_near(layer.workspace.write.query_proj.weight.grad, query_gradients[index].T @ memory)
 
 
 def test_five_writing_forwards_give_official_memories(model, official):

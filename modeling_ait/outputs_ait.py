@@ -1,0 +1,84 @@
+"""What the AiT models return, and the keyword arguments that ask for more of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.utils import TransformersKwargs
+
+
+@dataclass
+class AiTModelOutput(BaseModelOutputWithPooling):
+    r"""
+    Output of [`AiTModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+            Tokens after the last block, not normed.
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, pooled_size)`):
+            Pooled and normed tokens. `pooled_size` is `hidden_size`, or `sequence_length * hidden_size` with
+            `pooling="flatten"`.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
+            Embeddings and the output of each block, `(batch_size, sequence_length, hidden_size)` each.
+        attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
+            Self-attention of each layer, `(batch_size, num_attention_heads, sequence_length, sequence_length)`.
+        balance_loss (`torch.FloatTensor` of shape `()`, *optional*, when the memory was written):
+            Balance loss, summed over layers and heads.
+        retrieval_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
+            Per layer `(batch_size, sequence_length, num_memory_slots)`: which slot a token retrieved.
+        write_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True` when written):
+            Per layer `(num_memory_heads, num_memory_slots, batch_size, sequence_length)`: which tokens a slot wrote.
+        energies (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
+            Per layer `(2, batch_size, sequence_length)`: Hopfield energy of each token before and after retrieval.
+    """
+
+    balance_loss: torch.Tensor | None = None
+    retrieval_attentions: tuple[torch.Tensor, ...] | None = None
+    write_attentions: tuple[torch.Tensor, ...] | None = None
+    energies: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class AiTClassifierOutput(ImageClassifierOutput):
+    r"""
+    Output of [`AiTForImageClassification`] and [`AiTForRelationalReasoning`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
+            Task loss, plus `balance_loss_coef` times the balance loss when the memory was written.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Scores before the softmax.
+        hidden_states, attentions, balance_loss, retrieval_attentions, write_attentions, energies:
+            As in [`AiTModelOutput`].
+    """
+
+    balance_loss: torch.Tensor | None = None
+    retrieval_attentions: tuple[torch.Tensor, ...] | None = None
+    write_attentions: tuple[torch.Tensor, ...] | None = None
+    energies: tuple[torch.Tensor, ...] | None = None
+
+
+class AiTKwargs(TransformersKwargs, total=False):
+    """
+    Keyword arguments of the models beyond those of transformers.
+
+    Attributes:
+        output_workspace (`bool`, *optional*):
+            Whether to return `retrieval_attentions`, `write_attentions` and `energies`.
+    """
+
+    output_workspace: bool | None
+
+
+def expand_output_workspace(forward: Callable) -> Callable:
+    """Turn `output_workspace` into one flag for each recorded output, as `capture_outputs` reads them."""
+
+    @wraps(forward)
+    def wrapper(self, *args, output_workspace: bool | None = None, **kwargs):
+        if output_workspace:
+            kwargs.update(output_retrieval_attentions=True, output_write_attentions=True, output_energies=True)
+        return forward(self, *args, **kwargs)
+
+    return wrapper
