@@ -1,0 +1,213 @@
+"""What a comparison runs: recipes, sizes and variants of the data; models and ablations; one command for each run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from examples.data.catalog import IMAGE_CLASSIFICATION, find_benchmark
+from examples.errors import InputError
+from examples.training.arguments import ModelArguments
+from modeling_ait import AiTConfig
+
+
+# Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no_balance_loss": {"model_config": {"balance_loss_coef": 0.0}},
+    "no_bottleneck": {"model_config": {"bottleneck_size": None}},
+    "no_memory": {"model_config": {"num_memory_slots": 0}},
+    "detached_write": {"model_config": {"differentiable_write": False}},
+    "reset_memory": {"reset_memory": True},
+    "no_positions": {"model_config": {"position_embedding_type": "none"}},
+    "differentiable_write": {"model_config": {"differentiable_write": True}},
+    "learned_positions": {"model_config": {"position_embedding_type": "learned"}},
+    "mean_pooling": {"model_config": {"pooling": "mean"}},
+    "flatten_pooling": {"model_config": {"pooling": "flatten"}},
+    "cls_pooling": {"model_config": {"pooling": "cls"}},
+    **{f"beta_{beta:g}": {"model_config": {"hopfield_beta": beta}} for beta in (0.1, 0.5, 2.0, 5.0)},
+    **{f"slots_{slots}": {"model_config": {"num_memory_slots": slots}} for slots in (8, 16, 64, 128)},
+}
+# What the comparison itself sets: passed on, they would change a run but not its label.
+OWN_FLAGS = (
+    "architecture",
+    "baseline_config",
+    "dataset_config_name",
+    "match_parameters",
+    "model_config",
+    "model_name_or_path",
+    "output_dir",
+    "reset_memory",
+    "seed",
+    "size",
+)
+
+
+class Setting(NamedTuple):
+    """A recipe at one size of the model and on one variant of its data; `None` where there is no choice."""
+
+    recipe: str
+    size: str | None
+    variant: str | None
+
+    @property
+    def name(self) -> str:
+        return "-".join(part for part in (Path(self.recipe).stem, self.size, self.variant) if part)
+
+
+class RunKey(NamedTuple):
+    """What tells the runs of a results file apart."""
+
+    recipe: str
+    size: str | None
+    variant: str | None
+    label: str
+    seed: int
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.recipe, self.size, self.variant)
+
+
+class Variant(NamedTuple):
+    """A model to compare: how it is called, its architecture, and the change to the recipe."""
+
+    label: str
+    architecture: str
+    change: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: what is run, where, and the command that does it."""
+
+    key: RunKey
+    folder: Path
+    command: tuple[str, ...]
+
+    @property
+    def log(self) -> Path:
+        return self.folder.parent / f"{self.folder.name}.log"
+
+    @property
+    def title(self) -> str:
+        return f"{self.key.setting.name}, {self.key.label}, seed {self.key.seed}"
+
+
+def list_variants(architectures: list[str], ablations: list[str]) -> list[Variant]:
+    """What is compared in every setting, in this order."""
+    variants = [Variant(name, name, {}) for name in architectures]
+    return variants + [Variant(f"ait, {name.replace('_', ' ')}", "ait", ABLATIONS[name]) for name in ablations]
+
+
+def list_settings(recipes: Mapping[str, dict[str, Any]], sizes: list[str], variants: list[str]) -> list[Setting]:
+    """
+    Every recipe at every size and on every variant; without any, at its own.
+
+    Raises:
+        InputError: for a size where a recipe names none.
+    """
+    settings = []
+    for path, recipe in recipes.items():
+        if sizes and recipe.get("size") is None:
+            raise InputError(f"`--size` cannot be used with {path!r}, which sets width and depth itself: leave it out.")
+        settings += [
+            Setting(path, size, variant)
+            for size in sizes or [recipe.get("size")]
+            for variant in variants or [recipe.get("dataset_config_name")]
+        ]
+    return settings
+
+
+def merge_model_config(recipe: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The fields of AiTConfig of a recipe, after the change of an ablation."""
+    fields = ModelArguments(model_config=recipe.get("model_config")).model_config
+    return {**fields, **change.get("model_config", {})}  # type: ignore[dict-item]  # a mapping after parsing
+
+
+def make_config(size: str | None, fields: dict[str, Any]) -> AiTConfig:
+    """
+    The configuration of the AiT of a setting.
+
+    Raises:
+        InputError: for fields that cannot work.
+    """
+    try:
+        return AiTConfig(**fields) if size is None else AiTConfig.from_size(size, **fields)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def refuse_own_flags(passed_on: list[str]) -> None:
+    """Refuse to pass on what the comparison sets itself, also with dashes or shortened."""
+    for flag in passed_on:
+        name = flag.removeprefix("--").split("=")[0].replace("-", "_")
+        if flag.startswith("--") and any(own.startswith(name) for own in OWN_FLAGS):
+            raise InputError(
+                f"{flag!r} cannot be passed on: the comparison sets it. Put it into the recipe, or use the flags that "
+                "`--help` lists."
+            )
+
+
+def refuse_idle_ablations(settings: list[Setting], recipes: Mapping[str, dict], variants: list[Variant]) -> None:
+    """Refuse an ablation that changes nothing in a setting: its runs would be those of the AiT under another name."""
+    for setting in settings:
+        recipe = recipes[setting.recipe]
+        before = make_config(setting.size, merge_model_config(recipe, {})).to_dict()
+        for variant in variants:
+            after = make_config(setting.size, merge_model_config(recipe, variant.change)).to_dict()
+            if "model_config" in variant.change and after == before:
+                raise InputError(
+                    f"The ablation {variant.label!r} changes nothing in {setting.recipe!r}: leave it out."
+                )
+
+
+def get_dataset_name(recipe: dict[str, Any], passed_on: list[str]) -> str | None:
+    """The data set of the runs: the one that is passed on, else the recipe's."""
+    name = recipe.get("dataset_name")
+    for index, flag in enumerate(passed_on):
+        key, equals, value = flag.partition("=")
+        if key.replace("-", "_") == "__dataset_name":
+            name = value if equals else passed_on[index + 1] if index + 1 < len(passed_on) else None
+    return name
+
+
+def make_command(
+    run: RunKey, variant: Variant, recipe: dict[str, Any], folder: Path, passed_on: list[str]
+) -> tuple[str, ...]:
+    """The command of one run; a size or variant that is the recipe's own needs no flag."""
+    benchmark = find_benchmark(get_dataset_name(recipe, passed_on))
+    script = f"examples.{IMAGE_CLASSIFICATION if benchmark is None else benchmark.task}"
+    flags = ["--architecture", variant.architecture, "--seed", str(run.seed), "--output_dir", str(folder)]
+    for flag, value, own in (
+        ("--size", run.size, recipe.get("size")),
+        ("--dataset_config_name", run.variant, recipe.get("dataset_config_name")),
+    ):
+        if value is not None and value != own:
+            flags += [flag, value]
+    for flag, value in variant.change.items():
+        if flag == "model_config":
+            value = json.dumps(merge_model_config(recipe, variant.change))
+        flags += [f"--{flag}", str(value)]
+    return ("python", "-m", script, run.recipe, *flags, *passed_on)
+
+
+def plan_runs(
+    settings: list[Setting],
+    recipes: Mapping[str, dict[str, Any]],
+    variants: list[Variant],
+    seeds: list[int],
+    output_dir: str,
+    passed_on: list[str],
+) -> list[Run]:
+    """List all runs, seed by seed, so that a comparison that is stopped is a comparison with fewer seeds."""
+    runs = []
+    for seed in seeds:
+        for setting in settings:
+            for variant in variants:
+                key = RunKey(*setting, variant.label, seed)
+                name = variant.label.replace(", ", "-").replace(" ", "_")
+                folder = Path(output_dir) / setting.name / f"{name}-seed_{seed}"
+                command = make_command(key, variant, recipes[setting.recipe], folder, passed_on)
+                runs.append(Run(key, folder, command))
+    return runs

@@ -1,0 +1,146 @@
+"""Running what is planned: several processes at a time, with progress, none of which outlives the comparison."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from examples.comparison.plan import Run
+from examples.errors import InputError
+from examples.training.results import RESULTS_FILE
+
+
+POLL_SECONDS = 0.1
+# How long a run may take to end when it is asked to.
+GRACE_SECONDS = 10
+
+
+def copy_of_recipe(run: Run) -> Path:
+    return run.folder.parent / f"{run.folder.name}.yaml"
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the folder of the run holds results."""
+    return (run.folder / RESULTS_FILE).exists()
+
+
+def read_run(run: Run) -> dict[str, Any]:
+    """
+    The results of a finished run.
+
+    Raises:
+        InputError: if its folder holds a run of another command, or of the recipe as it was before a change.
+    """
+    results = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    command = shlex.join(run.command)
+    if results["command"] != command:
+        raise InputError(
+            f"{run.folder} holds the results of another command:\n  {results['command']}\nnot of\n  {command}\n"
+            "Remove it or name another `--output_dir`."
+        )
+    copy = copy_of_recipe(run)
+    if not copy.exists() or copy.read_text(encoding="utf-8") != Path(run.key.recipe).read_text(encoding="utf-8"):
+        raise InputError(
+            f"{run.folder} holds the results of {run.key.recipe!r} as it was before a change. Remove it or name another "
+            "`--output_dir`."
+        )
+    return results
+
+
+def start_run(run: Run, num_threads: int) -> subprocess.Popen:
+    """Start a run in a process group of its own, with its output in its log."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    recipe = Path(run.key.recipe).read_text(encoding="utf-8")
+    copy_of_recipe(run).write_text(recipe, encoding="utf-8")
+    with run.log.open("w", encoding="utf-8") as log:
+        log.write(f"{shlex.join(run.command)}\n")
+        log.flush()
+        return subprocess.Popen(
+            [sys.executable, *run.command[1:]],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(num_threads)},
+            start_new_session=True,
+        )
+
+
+def stop_runs(processes: Iterable[subprocess.Popen]) -> None:
+    """End the processes and whatever they started; what does not end when it is asked to is killed."""
+    processes = list(processes)
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Turn the signals that end a process into an exit that still cleans up."""
+
+    def exit_cleanly(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, exit_cleanly) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def describe_progress(num_finished: int, num_runs: int, seconds: float) -> str:
+    """Elapsed and remaining time, from the mean of the runs so far."""
+    remaining = seconds / num_finished * (num_runs - num_finished)
+    elapsed, left = (timedelta(seconds=round(value)) for value in (seconds, remaining))
+    return f"{num_finished} of {num_runs} done, elapsed {elapsed}, about {left} remaining"
+
+
+def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, dict[str, Any]], None]) -> None:
+    """
+    Run all, `num_parallel` at a time, and hand over the results of each as it ends.
+
+    However this ends, no process that it started goes on.
+
+    Raises:
+        InputError: if a run fails, with the end of its log.
+    """
+    num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
+    waiting, running = list(runs), dict[Run, subprocess.Popen]()
+    start, num_finished = time.monotonic(), 0
+    try:
+        with exit_on_signals():
+            while waiting or running:
+                while waiting and len(running) < num_parallel:
+                    run = waiting.pop(0)
+                    running[run] = start_run(run, num_threads)
+                    print(f"run {len(runs) - len(waiting)} of {len(runs)}: {run.title}; log: {run.log}", flush=True)
+                time.sleep(POLL_SECONDS)
+                for run in [run for run, process in running.items() if process.poll() is not None]:
+                    status = running.pop(run).returncode
+                    if status != 0 or not is_finished(run):
+                        end = run.log.read_text(encoding="utf-8", errors="replace")[-1500:]
+                        raise InputError(
+                            f"The run failed with status {status}: {shlex.join(run.command)}\nIts log {run.log} ends "
+                            f"with:\n{end}"
+                        )
+                    results = read_run(run)
+                    on_finish(run, results)
+                    num_finished += 1
+                    progress = describe_progress(num_finished, len(runs), time.monotonic() - start)
+                    print(f"{run.title}: {100 * results['accuracy']:.2f} %; {progress}", flush=True)
+    finally:
+        stop_runs(running.values())
