@@ -150,7 +150,9 @@ def test_linear_probe_in_the_trainer_leaves_every_feature_as_it_was(make_model, 
 
 def adapt(model, *modules_to_save, seed=0):
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier", *modules_to_save])
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier", *modules_to_save]
+    )
     return peft.get_peft_model(model, config)
 
 
