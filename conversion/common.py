@@ -52,7 +52,8 @@ def convert_weights(
         expected: The model's state dict, for names and shapes; it may be on the meta device.
 
     Raises:
-        ConversionError: for missing or extra weights, or one whose shape contradicts the others.
+        ConversionError: for missing or extra weights, one whose shape contradicts the others, or one that holds
+            anything but finite floating-point numbers.
     """
     missing = sorted(weight_map.keys() - weights.keys())
     extra = sorted(weights.keys() - weight_map.keys() - set(ignored))
@@ -61,6 +62,10 @@ def convert_weights(
         raise ConversionError(f"The checkpoint has not the weights that it should have: {'; '.join(parts)}.")
     converted = {}
     for source, (targets, transform) in weight_map.items():
+        if not weights[source].is_floating_point():
+            raise ConversionError(f"The weight {source} holds {weights[source].dtype}, not floating-point numbers.")
+        if not weights[source].isfinite().all():
+            raise ConversionError(f"The weight {source} holds a NaN or an infinity: the checkpoint is broken.")
         try:
             tensors = list(transform(weights[source]))
         except RuntimeError as error:
@@ -73,7 +78,7 @@ def convert_weights(
                     f"The weight {source} of shape {tuple(weights[source].shape)} contradicts the other weights: "
                     f"they ask for {tuple(expected[name].shape)} in {name}, which would get {tuple(tensor.shape)}."
                 )
-            converted[name] = tensor
+            converted[name] = tensor.contiguous()
     return converted
 
 

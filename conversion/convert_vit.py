@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -198,6 +199,24 @@ def make_workspace_neutral(model: AiTModel | AiTForImageClassification) -> None:
                 parameter.zero_()
 
 
+def fit_positions(model: AiTModel | AiTForImageClassification, processor: ViTImageProcessorPil) -> None:
+    """
+    Let the model take the images that its processor makes.
+
+    A DINOv2 is published for 518 pixels with a processor that crops to 224, and interpolates its positions each time:
+    the table is interpolated once, to the same values.
+    """
+    expected = model.config.image_shape
+    images = processor(images=Image.new("RGB", (expected[1], expected[0])), return_tensors="pt")
+    height, width = images["pixel_values"].shape[-2:]
+    if (height, width) != expected:
+        model.resize_positions((height, width))
+        print(
+            f"The image processor makes images of {height} x {width} pixels, the positions were made for "
+            f"{expected[0]} x {expected[1]}: interpolated once."
+        )
+
+
 def load_source(name_or_path: str) -> PreTrainedModel:
     """Load the class that the checkpoint was saved from."""
     try:
@@ -241,6 +260,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError:
         height, width = model.config.image_shape
         processor = ViTImageProcessorPil(size={"height": height, "width": width})
+    fit_positions(model, processor)
     command = shlex.join(["python", "-m", "conversion.convert_vit", *(sys.argv[1:] if argv is None else argv)])
     save_converted(model, processor, options.output_dir, Path(options.model).name, command, options.push_to_hub)
     print(f"Saved {type(model).__name__} in {options.output_dir}.")

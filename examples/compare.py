@@ -1,7 +1,7 @@
 """
 Compare architectures, and ablations of AiT, on one or more recipes over several seeds.
 
-    python -m examples.compare examples/recipes/triangle_cpu.yaml --architectures ait vit_matched --seeds 0 1 2 \
+    python -m examples.compare examples/recipes/triangle_cpu.yaml --architectures ait ait_no_workspace --seeds 0 1 2 \
         --results examples/results/triangle.json
 
 Every run is one call of `examples.image_classification` or `examples.relational_reasoning`, in a folder of its own
@@ -63,7 +63,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 class CompareArguments:
     recipes: list[str] = field(default_factory=list, metadata={"help": "Recipes, one for each benchmark."})
     architectures: list[str] = field(
-        default_factory=lambda: ["ait", "vit_matched"],
+        default_factory=lambda: ["ait", "ait_no_workspace"],
         metadata={"help": f"Architectures to compare: {', '.join(ARCHITECTURES)}."},
     )
     ablations: list[str] = field(

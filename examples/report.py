@@ -162,8 +162,8 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
         cells += describe_cost(costs.get(label), missing="not measured")
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    if "ait" in groups and "vit_matched" in groups:
-        ours, others = ([score(run) for run in groups[label]] for label in ("ait", "vit_matched"))
+    if "ait" in groups and "ait_no_workspace" in groups:
+        ours, others = ([score(run) for run in groups[label]] for label in ("ait", "ait_no_workspace"))
         difference, verdict = judge_difference(ours, others)
         sentence = {
             "better": "The paper's claim that the workspace helps holds here.",

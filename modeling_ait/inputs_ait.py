@@ -13,7 +13,6 @@ def check_images(
     pixel_values: torch.Tensor | None,
     question: torch.Tensor | None,
     device: torch.device | None,
-    update_memory: bool,
 ) -> torch.Tensor:
     """
     Return the images, or raise a `ValueError` for images or a question that no AiT can take.
@@ -22,7 +21,6 @@ def check_images(
         pixel_values: The images; their shape is checked where they are embedded.
         question: The questions, if any.
         device: Where the model is; `None` where a device map moves the inputs.
-        update_memory: Whether the batch will be written.
     """
     if pixel_values is None:
         raise ValueError("You have to specify `pixel_values`.")
@@ -41,8 +39,8 @@ def check_images(
     batch_size = pixel_values.shape[0] if pixel_values.dim() > 0 else 0
     if question is not None and question.dim() > 0 and question.shape[0] != batch_size:
         raise ValueError(f"There are {batch_size} images, but {question.shape[0]} questions: give one for each image.")
-    if update_memory and batch_size == 0:
-        raise ValueError("A batch without images cannot be written into the memory: leave it out.")
+    if batch_size == 0:
+        raise ValueError(f"`pixel_values` of shape {tuple(pixel_values.shape)} holds no image: leave the batch out.")
     return pixel_values
 
 

@@ -274,7 +274,7 @@ class AiTModel(AiTPreTrainedModel):
         update_memory = update_memory and self.memory.num_layers > 0
         # With a device map the hooks of accelerate move the inputs.
         device = None if hasattr(self, "_hf_hook") or hasattr(self, "hf_device_map") else self.device
-        pixel_values = check_images(pixel_values, question, device, update_memory)
+        pixel_values = check_images(pixel_values, question, device)
 
         hidden_states = self.embeddings(pixel_values.to(self.dtype), question, interpolate_pos_encoding)
         if self.config.pooling == "flatten" and hidden_states.shape[1] != self.embeddings.num_tokens:

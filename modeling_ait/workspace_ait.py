@@ -135,6 +135,14 @@ def average_memory(memory: torch.Tensor, written: torch.Tensor, update_rate: flo
     return nn.functional.normalize((1 - update_rate) * memory + update_rate * written, dim=-1)
 
 
+class AiTFloat32LayerNorm(nn.LayerNorm):
+    """A LayerNorm in float32 whatever the dtype of its weights, which it reads itself, as offloading needs it."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        return nn.functional.layer_norm(hidden_states.float(), self.normalized_shape, weight, bias, self.eps)
+
+
 class AiTMemoryWrite(nn.Module):
     """Write the batch's tokens into the memory through bottleneck attention: returns a new memory, changes nothing."""
 
@@ -151,7 +159,7 @@ class AiTMemoryWrite(nn.Module):
         self.key_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
         self.value_proj = nn.Linear(config.hidden_size, inner_size, bias=False)
         self.output_proj = nn.Linear(inner_size, config.memory_slot_size, bias=False)
-        self.layernorm = nn.LayerNorm(config.memory_slot_size, eps=1e-6)
+        self.layernorm = AiTFloat32LayerNorm(config.memory_slot_size, eps=1e-6)
         self.dropout = nn.Dropout(config.memory_dropout_prob)
 
     def forward(self, memory: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -186,13 +194,7 @@ class AiTMemoryWrite(nn.Module):
         written = self.dropout(self.output_proj(attended.to(tokens.dtype)).float())
         with maybe_autocast(device_type=memory.device.type, enabled=False):
             # deviation: residual and dropout, as in the official code; the paper has LN(Concat W_O) alone.
-            written = nn.functional.layer_norm(
-                memory + written,
-                self.layernorm.normalized_shape,
-                self.layernorm.weight.float(),
-                self.layernorm.bias.float(),
-                self.layernorm.eps,
-            )
+            written = self.layernorm(memory + written)
             new_memory = average_memory(memory, written, self.update_rate)  # (num_slots, slot_size)
         if not self.differentiable:
             # deviation: with `differentiable_write=False` the write is detached, as in the official code.

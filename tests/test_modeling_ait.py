@@ -8,7 +8,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 from transformers.utils import is_torchvision_available
 
 import modeling_ait
-from modeling_ait import AiTForImageClassification, AiTModel
+from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel
 from modeling_ait.workspace_ait import make_initial_memory
 
 
@@ -453,3 +453,47 @@ def test_convolutional_stem_keeps_samples_apart_and_is_saved(make_model, tmp_pat
     lean = model.to(torch.bfloat16)
     with torch.no_grad():
         assert lean(images).logits.dtype == torch.bfloat16
+
+
+class QuantizedLinear(torch.nn.Module):
+    """A Linear as quantization libraries leave it: integers and scales for weights, and no dtype to be read off."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.register_buffer("scale", linear.weight.detach().abs().amax(dim=1, keepdim=True) / 127)
+        self.register_buffer("packed", (linear.weight.detach() / self.scale).round().to(torch.int8))
+        self.bias = linear.bias
+
+    def weight(self):
+        """A method, as on PyTorch's dynamically quantized layers."""
+        return self.packed, self.scale
+
+    def forward(self, inputs):
+        return torch.nn.functional.linear(inputs, (self.packed * self.scale).to(inputs.dtype), self.bias)
+
+
+def test_quantized_weights_of_any_library_pass(make_model, make_images):
+    model = make_model(AiTForRelationalReasoning, question_size=5).eval()
+    question = torch.rand(4, 5)
+    with torch.no_grad():
+        expected = model(make_images(), question).logits
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            model.set_submodule(name, QuantizedLinear(module))
+    with torch.no_grad():
+        # 8 bits for each weight, two blocks deep.
+        torch.testing.assert_close(model(make_images(), question).logits, expected, rtol=0.1, atol=0.1)
+        before = copy_memories(model)
+        model(make_images(), question, update_memory=True)
+    for memory, old in zip(model.ait.memories, before):
+        assert memory.dtype == torch.float32 and not torch.equal(memory, old)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_dynamically_quantized_model_infers_and_writes(make_model, make_images):
+    model = make_model().eval()
+    small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    with torch.no_grad():
+        torch.testing.assert_close(small(make_images()).logits, model(make_images()).logits, rtol=0.1, atol=0.1)
+        assert small(make_images(), update_memory=True).logits.isfinite().all()
+    assert {memory.dtype for memory in small.ait.memories} == {torch.float32}

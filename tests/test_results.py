@@ -101,7 +101,7 @@ def test_report_says_whether_a_target_is_reached(write_results):
     # The wrong variant, and a baseline, do not count.
     other = make_runs("ait", [0.999] * 3, "examples/recipes/triangle_cpu.yaml")
     assert "| Triangle, matched | 99.0 | not run | no |" in write_results(other)
-    assert "| Triangle, matched | 99.0 | not run | no |" in write_results(make_runs("vit_matched", [0.999] * 3))
+    assert "| Triangle, matched | 99.0 | not run | no |" in write_results(make_runs("ait_no_workspace", [0.999] * 3))
     # Nor does a small model count for a published size.
     assert "| Triangle, original | 99.6 | not run at this size | no |" in write_results(other)
 
@@ -124,7 +124,7 @@ def test_report_says_whether_a_target_is_reached(write_results):
     ],
 )
 def test_report_judges_the_workspace(ours, sentence, write_results):
-    text = write_results(make_runs("ait", ours) + make_runs("vit_matched", [0.90, 0.91, 0.89]))
+    text = write_results(make_runs("ait", ours) + make_runs("ait_no_workspace", [0.90, 0.91, 0.89]))
     assert sentence in text
     assert "python -m x" in text
     assert "Each run: a machine. Costs: a machine; torch 1." in text

@@ -21,16 +21,23 @@ def build_ait(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
     return (AiTForImageClassification if config.question_size is None else AiTForRelationalReasoning)(config)
 
 
-def build_matched_vit(config: AiTConfig) -> PreTrainedModel:
-    """The same model without a workspace: the workspace is the only difference."""
-    return build_ait(config, num_memory_slots=0)
+def build_ait_no_workspace(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
+    """The same model without a workspace: the workspace is the only difference, and its parameters are missing."""
+    return build_ait(config, num_memory_slots=0, **overrides)
+
+
+def build_ait_no_workspace_wide_mlp(config: AiTConfig) -> PreTrainedModel:
+    """The same model without a workspace, its MLP widened to the AiT's number of parameters."""
+    width = match_intermediate_size(build_ait_no_workspace, config, {})
+    return build_ait_no_workspace(config, intermediate_size=width)
 
 
 def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
     """Transformers' ViT of the same depth, width and heads, with its own head, positions and linear patches."""
     if config.question_size is not None:
         raise InputError(
-            "The architecture 'vit' takes no question. On Sort-of-CLEVR use 'vit_matched', which has a question token."
+            "The architecture 'vit' takes no question. On Sort-of-CLEVR use 'ait_no_workspace', which has a question "
+            "token."
         )
     shared = (
         "hidden_size",
@@ -60,7 +67,8 @@ def make_builder(model_class: Callable[[BaselineConfig], PreTrainedModel], **def
 
 BUILDERS: dict[str, Callable[..., PreTrainedModel]] = {
     "ait": build_ait,
-    "vit_matched": build_matched_vit,
+    "ait_no_workspace": build_ait_no_workspace,
+    "ait_no_workspace_wide_mlp": build_ait_no_workspace_wide_mlp,
     "vit": build_vit,
     # Depth and dropout are part of the published design.
     "coordination": make_builder(CoordinationModel, num_hidden_layers=4, hidden_dropout_prob=0.1),
@@ -118,7 +126,7 @@ def build_architecture(
     """
     refuse_unknown_keys({name: None, **(baseline_config or {})}, set(ARCHITECTURES), "The list of architectures")
     overrides = dict((baseline_config or {}).get(name, {}))
-    if name in ("ait", "vit_matched"):
+    if name.startswith("ait"):
         if overrides:
             raise InputError(f"The architecture {name!r} takes its fields from `model_config`, not `baseline_config`.")
         return BUILDERS[name](config)

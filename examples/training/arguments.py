@@ -29,8 +29,9 @@ class ModelArguments:
     architecture: str = field(
         default="ait",
         metadata={
-            "help": "ait, or a baseline built from the same fields: vit_matched (the workspace is the only "
-            "difference), vit, coordination, set_transformer, perceiver, relation_network."
+            "help": "ait, or a baseline built from the same fields: ait_no_workspace (the workspace is the only "
+            "difference), ait_no_workspace_wide_mlp (the same with as many parameters as the AiT), vit, "
+            "coordination, set_transformer, perceiver, relation_network."
         },
     )
     baseline_config: dict | str | None = field(

@@ -235,3 +235,33 @@ print(read_peak() - before)
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     peak = int(result.stdout.split()[-1])
     assert size < peak < 3 * size
+
+
+def test_weights_in_another_memory_layout_convert_to_the_same_model(tmp_path):
+    weights = torch.load(CHECKPOINT, weights_only=True)
+    transposed = {
+        name: tensor.t().contiguous().t() if tensor.dim() == 2 else tensor for name, tensor in weights.items()
+    }
+    torch.save(transposed, tmp_path / "model.pth")
+    expected = convert_checkpoint(str(CHECKPOINT)).state_dict()
+    converted = convert_checkpoint(str(tmp_path / "model.pth")).state_dict()
+    assert expected.keys() == converted.keys()
+    for name, tensor in converted.items():
+        assert torch.equal(tensor, expected[name]) and tensor.is_contiguous(), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor * float("nan"), "mlp_head.1.weight holds a NaN or an infinity"),
+        (lambda tensor: tensor.double() * float("inf"), "holds a NaN or an infinity"),
+        (lambda tensor: tensor.long(), "mlp_head.1.weight holds torch.int64, not floating-point"),
+        (lambda tensor: tensor.to(torch.complex64), "holds torch.complex64"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(change, message, tmp_path):
+    weights = torch.load(CHECKPOINT, weights_only=True)
+    weights["mlp_head.1.weight"] = change(weights["mlp_head.1.weight"])
+    torch.save(weights, tmp_path / "model.pth")
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(str(tmp_path / "model.pth"))

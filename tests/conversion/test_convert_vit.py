@@ -2,12 +2,16 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+import transformers
+from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
     BeitConfig,
     BeitForImageClassification,
+    BitImageProcessorPil,
     DeiTConfig,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
@@ -131,3 +135,27 @@ def test_missing_model_and_bad_workspace_are_refused(tmp_path):
         main(["--model", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "ait")])
     with pytest.raises(ConversionError, match="num_memory_slots"):
         convert_model(ViTModel(ViTConfig(**VIT)), num_memory_slots=-1)
+
+
+def test_processor_that_crops_to_another_size_gives_the_source_model_s_features(tmp_path, capsys):
+    """As DINOv2 is published: positions for large images, a processor that makes small ones."""
+    if transformers.__version__.startswith("5.17"):
+        pytest.skip("this transformers names DINOv2's weights in an older way, which is refused")
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14)
+    source = randomise(Dinov2Model(config))
+    source.save_pretrained(tmp_path / "dino")
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": 50}, crop_size={"height": 42, "width": 42}, do_center_crop=True
+    )
+    processor.save_pretrained(tmp_path / "dino")
+    main(["--model", str(tmp_path / "dino"), "--output_dir", str(tmp_path / "ait"), "--num_memory_slots", "4"])
+    assert "42 x 42 pixels, the positions were made for 70 x 70: interpolated once" in capsys.readouterr().out
+    model = AiTModel.from_pretrained(tmp_path / "ait").eval()
+    assert model.config.image_shape == (42, 42)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+    ours = ViTImageProcessorPil.from_pretrained(tmp_path / "ait")(images=image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(ours, pixels)
+    with torch.no_grad():
+        expected = source(pixels).last_hidden_state[:, 0]
+        torch.testing.assert_close(model(ours).pooler_output, expected, rtol=0, atol=1e-5)

@@ -102,7 +102,7 @@ def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
     ("flags", "message"),
     [
         ([], "at least one recipe. Benchmarks: cifar10, .*sort_of_clevr"),
-        (["RECIPE", "--architectures", "resnet"], "no architecture 'resnet'. Known: ait, vit_matched, vit"),
+        (["RECIPE", "--architectures", "resnet"], "no architecture 'resnet'. Known: ait, ait_no_workspace, vit"),
         (["RECIPE", "--ablations", "no_memry"], "no ablation 'no_memry'. Known: no_balance_loss"),
         (["RECIPE", "--seeds", "1", "1"], "must differ"),
         (["RECIPE", "--architectures", "ait", "ait"], "must differ"),

@@ -298,7 +298,7 @@ def test_mistake_is_one_line_without_a_traceback(tmp_path):
 
 
 @SCRIPTS
-@pytest.mark.parametrize("architecture", ["vit", "vit_matched", "perceiver"])
+@pytest.mark.parametrize("architecture", ["vit", "ait_no_workspace", "perceiver"])
 def test_baseline_is_trained_by_the_same_script(script, architecture, make_flags, tmp_path, capsys):
     folder = tmp_path / "run"
     script.main(make_flags(folder, architecture=architecture))
@@ -309,7 +309,7 @@ def test_baseline_is_trained_by_the_same_script(script, architecture, make_flags
     assert not [name for name in tensors if "memory." in name or "workspace" in name]
     assert results["num_parameters"] == sum(tensor.numel() for tensor in tensors.values())
     # The card speaks of AiT: a model of another design has none.
-    assert (folder / "README.md").exists() == (architecture == "vit_matched")
+    assert (folder / "README.md").exists() == (architecture == "ait_no_workspace")
     assert f"Saved in {folder}" in capsys.readouterr().out
 
 

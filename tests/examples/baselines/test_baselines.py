@@ -25,6 +25,7 @@ FIELDS = {
     "num_memory_heads": 2,
     "num_labels": 3,
 }
+NOT_A_BASELINE_MODEL = ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp", "vit")
 WITH_QUESTION = tuple(name for name in ARCHITECTURES if name != "vit")
 
 
@@ -55,7 +56,7 @@ def test_architecture_trains_and_predicts_each_sample_alone(name, question_size,
     outputs.loss.backward()
     unused = [key for key, parameter in model.named_parameters() if parameter.grad is None]
     assert not unused
-    if name not in ("ait", "vit_matched", "vit"):
+    if name not in NOT_A_BASELINE_MODEL:
         torch.testing.assert_close(outputs.loss, torch.nn.functional.cross_entropy(outputs.logits, labels))
     model.eval()
     with torch.no_grad():
@@ -71,7 +72,7 @@ def test_architecture_trains_and_predicts_each_sample_alone(name, question_size,
         assert (other - whole).abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in ("ait", "vit_matched", "vit")])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NOT_A_BASELINE_MODEL])
 def test_baseline_is_saved_and_loaded(name, make_config, tmp_path):
     model = build_architecture(name, make_config()).eval()
     model.save_pretrained(tmp_path)
@@ -98,9 +99,21 @@ def test_sizes_are_matched_to_the_ait(fields, make_config):
                 assert abs(count - target) >= abs(count_parameters(model) - target)
 
 
-def test_matched_vit_differs_by_the_workspace_alone(make_config):
+def test_wide_mlp_makes_up_for_the_parameters_of_the_workspace(make_config):
     config = make_config()
-    ait, vit = (build_architecture(name, config).state_dict() for name in ("ait", "vit_matched"))
+    ait, narrow, wide = (
+        build_architecture(name, config) for name in ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp")
+    )
+    assert count_parameters(narrow) < count_parameters(ait)
+    # One unit of the MLP is 65 parameters in each of 2 layers: nothing is nearer than the nearest width.
+    assert abs(count_parameters(wide) - count_parameters(ait)) <= 65
+    assert (wide.config.num_memory_slots, narrow.config.intermediate_size) == (0, config.intermediate_size)
+    assert set(wide.state_dict()) == set(narrow.state_dict())
+
+
+def test_ait_without_workspace_differs_by_the_workspace_alone(make_config):
+    config = make_config()
+    ait, vit = (build_architecture(name, config).state_dict() for name in ("ait", "ait_no_workspace"))
     assert set(vit) < set(ait)
     assert {name for name in ait if name not in vit} == {
         name for name in ait if ".workspace." in name or name.startswith("ait.memory.")
@@ -191,13 +204,18 @@ def test_relation_network_sums_over_all_pairs(make_config):
 @pytest.mark.parametrize(
     ("name", "fields", "baseline_config", "message"),
     [
-        ("vitt", {}, None, r"unknown key 'vitt'. Did you mean 'vit'\? Known keys: ait, coordination, .*vit_matched"),
+        (
+            "vitt",
+            {},
+            None,
+            r"unknown key 'vitt'. Did you mean 'vit'\? Known keys: ait, ait_no_workspace, .*coordination",
+        ),
         ("coordination", {}, {"coordinatio": {}}, "unknown key 'coordinatio'"),
         ("coordination", {}, {"coordination": {"topk": 3}}, "unknown key 'topk'. Did you mean 'top_k'"),
         ("coordination", {}, {"coordination": {"num_attention_heads": 5}}, "divisor of `hidden_size`"),
         ("coordination", {}, {"coordination": {"top_k": 0}}, "`top_k` must be a positive integer, but got 0"),
         ("ait", {}, {"ait": {"hidden_size": 8}}, "takes its fields from `model_config`"),
-        ("vit", {"question_size": 18}, None, "takes no question.*vit_matched"),
+        ("vit", {"question_size": 18}, None, "takes no question.*ait_no_workspace"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name, fields, baseline_config, message, make_config):

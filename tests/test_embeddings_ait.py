@@ -1,0 +1,127 @@
+"""Positions for images of another size, against transformers' ViT and by hand."""
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from conversion.convert_vit import convert_model
+from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning
+from modeling_ait.embeddings_ait import interpolate_positions
+
+
+def make_vit(**fields):
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=12, patch_size=4,
+        num_labels=3, **fields,
+    )  # fmt: skip
+    vit = ViTForImageClassification(config).eval()
+    with torch.no_grad():
+        vit.vit.embeddings.position_embeddings.normal_()
+        vit.vit.embeddings.cls_token.normal_()
+    return vit
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (20, 8), (8, 20), (24, 24), (4, 4)])
+def test_interpolated_positions_are_those_of_vit(height, width):
+    vit = make_vit()
+    ait = convert_model(vit)
+    images = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        expected = vit(images, interpolate_pos_encoding=True).logits
+        torch.testing.assert_close(ait(images, interpolate_pos_encoding=True).logits, expected, rtol=1e-5, atol=1e-5)
+        ait.resize_positions((height, width))
+        torch.testing.assert_close(ait(images).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prefix_positions_stay_in_place(dtype):
+    table = torch.randn(1, 3 + 6, 4, dtype=dtype)
+    stretched = interpolate_positions(table, (2, 3), (4, 5))
+    assert stretched.shape == (1, 3 + 20, 4) and stretched.dtype == dtype
+    assert torch.equal(stretched[:, :3], table[:, :3])
+    assert interpolate_positions(table, (2, 3), (2, 3)) is table
+    # Rows and columns are not exchanged: a table that changes along rows alone goes on doing so.
+    rows = torch.arange(2.0)[:, None].expand(2, 3).reshape(1, 6, 1)
+    grid = interpolate_positions(rows, (2, 3), (4, 6)).reshape(4, 6)
+    assert torch.equal(grid, grid[:, :1].expand(4, 6))
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("stem_strides", [None, [2, 2]])
+def test_question_registers_and_cls_keep_their_places_at_another_size(make_model, pooling, stem_strides):
+    model = make_model(
+        AiTForRelationalReasoning,
+        question_size=5,
+        num_register_tokens=2,
+        pooling=pooling,
+        stem_strides=stem_strides,
+    ).eval()
+    images, question = torch.randn(2, 3, 16, 8), torch.randn(2, 5)
+    num_prefix_tokens = 3 + (pooling == "cls")
+    with torch.no_grad():
+        embedded = model.ait.embeddings(images, question, interpolate_pos_encoding=True)
+        assert embedded.shape[1] == num_prefix_tokens + 8
+        small = model.ait.embeddings(torch.randn(2, 3, 8, 12), question)
+        assert torch.equal(embedded[:, :num_prefix_tokens], small[:, :num_prefix_tokens])
+        # Evaluation stays independent of the rest of the batch, and the memory untouched.
+        together = model(images, question, interpolate_pos_encoding=True).logits
+        alone = model(images[:1], question[:1], interpolate_pos_encoding=True).logits
+    torch.testing.assert_close(alone, together[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_model_without_positions_takes_any_multiple_of_the_patch(make_model):
+    model = make_model(position_embedding_type="none").eval()
+    assert model(torch.randn(1, 3, 4, 20), interpolate_pos_encoding=True).logits.shape == (1, 3)
+
+
+def test_training_at_another_size_reaches_the_positions(make_model):
+    model = make_model().train()
+    model(torch.randn(2, 3, 16, 16), labels=torch.tensor([0, 1]), interpolate_pos_encoding=True).loss.backward()
+    assert (model.ait.embeddings.position_embeddings.grad != 0).any(dim=-1).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "message"),
+    [
+        ((9, 12), {}, "9 x 12 pixels.*no multiple of the patches' 4 x 4"),
+        ((2, 12), {}, "no multiple"),
+        ((16, 12), {"pooling": "flatten"}, 'pooling="flatten".*configured size only'),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(make_model, shape, fields, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**fields)(torch.randn(1, 3, *shape), interpolate_pos_encoding=True)
+
+
+def test_resized_model_is_saved_with_its_new_size(make_model, tmp_path):
+    model = make_model(pooling="cls").eval()
+    images = torch.randn(2, 3, 16, 20)
+    with torch.no_grad():
+        expected = model(images, interpolate_pos_encoding=True).logits
+    model.resize_positions((16, 20))
+    assert model.config.image_shape == (16, 20)
+    with pytest.raises(ValueError, match=r"8 x 12 pixels.*configured for 16 x 20"):
+        model(torch.zeros(1, 3, 8, 12))
+    model.save_pretrained(tmp_path)
+    loaded = AiTForImageClassification.from_pretrained(tmp_path).eval()
+    assert loaded.ait.embeddings.position_embeddings.shape == (1, 21, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images).logits, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "message"),
+    [
+        ({}, 10, "`image_size` must be a multiple"),
+        ({"pooling": "flatten"}, 16, "takes images of"),
+        ({}, "big", "type"),
+    ],
+)
+def test_resizing_to_what_cannot_work_changes_nothing(make_model, fields, size, message):
+    model = make_model(**fields)
+    with pytest.raises(ValueError, match=message):
+        model.resize_positions(size)
+    assert model.config.image_shape == (8, 12)
+    assert model.ait.embeddings.position_embeddings.shape[1] == 6

@@ -1,0 +1,245 @@
+"""The memory as a module of its own: what writes it, what keeps it, and what adapters and device maps do with it."""
+
+import copy
+
+import peft
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
+from modeling_ait.workspace_ait import make_initial_memory
+
+
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+def copy_memories(model):
+    return [memory.clone() for memory in model.ait.memories]
+
+
+def has_moved(model, before):
+    return [not torch.equal(now, old) for now, old in zip(model.ait.memories, before, strict=True)]
+
+
+def test_memory_holds_one_float32_buffer_for_each_layer_and_nothing_else(make_model):
+    memory = make_model().ait.memory
+    assert {name: (buffer.dtype, tuple(buffer.shape)) for name, buffer in memory.named_buffers()} == {
+        "layer_0": (torch.float32, (3, 4)),
+        "layer_1": (torch.float32, (3, 4)),
+    }
+    assert not list(memory.parameters())
+
+
+def test_reading_gives_copies(make_model):
+    model = make_model()
+    before = copy_memories(model)
+    for copied in model.ait.memory():
+        copied.zero_()
+    assert not any(has_moved(model, before))
+
+
+@pytest.mark.parametrize("get_owner", [lambda model: model, lambda model: model.ait], ids=["classifier", "base"])
+def test_reset_memories_gives_the_initial_ones(make_model, make_images, get_owner):
+    model = make_model().train()
+    model(make_images())
+    addresses = [memory.data_ptr() for memory in model.ait.memories]
+    get_owner(model).reset_memories()
+    for index, memory in enumerate(model.ait.memories):
+        assert torch.equal(memory, make_initial_memory(memory.shape, index))
+    assert [memory.data_ptr() for memory in model.ait.memories] == addresses
+
+
+def test_reset_memories_works_on_a_loaded_model(make_model, make_images, tmp_path):
+    model = make_model().train()
+    model(make_images())
+    model.save_pretrained(tmp_path)
+    loaded = AiTForImageClassification.from_pretrained(tmp_path)
+    loaded.reset_memories()
+    assert torch.equal(loaded.ait.memories[1], make_initial_memory(torch.Size((3, 4)), 1))
+
+
+# The switch
+
+
+def test_switch_of_the_config_stops_training_from_writing_and_the_call_wins(make_model, make_images):
+    assert AiTConfig().update_memory is True
+    model = make_model(update_memory=False).train()
+    before = copy_memories(model)
+    assert model(make_images(), labels=LABELS).balance_loss is None
+    assert not any(has_moved(model, before))
+    assert model(make_images(), update_memory=True).balance_loss is not None
+    assert all(has_moved(model, before))
+
+
+def test_switch_is_changed_on_a_loaded_model_and_saved(make_model, make_images, tmp_path):
+    model = make_model()
+    model.config.update_memory = False
+    model.save_pretrained(tmp_path)
+    loaded = AiTForImageClassification.from_pretrained(tmp_path).train()
+    before = copy_memories(loaded)
+    loaded(make_images())
+    assert not any(has_moved(loaded, before))
+    loaded.config.update_memory = True
+    loaded(make_images())
+    assert all(has_moved(loaded, before))
+
+
+@pytest.mark.parametrize("update_memory", [True, False])
+def test_switch_does_not_make_evaluation_write(make_model, make_images, update_memory):
+    model = make_model(update_memory=update_memory).eval()
+    before = copy_memories(model)
+    model(make_images())
+    assert not any(has_moved(model, before))
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    from modeling_ait import modeling_ait as module
+
+    messages = []
+    monkeypatch.setattr(module.logger, "warning_once", messages.append)
+    return messages
+
+
+def test_frozen_workspace_is_not_written_and_the_warning_names_the_switch(make_model, make_images, warnings):
+    model = make_model().train()
+    for layer in model.ait.layers:
+        layer.workspace.requires_grad_(False)
+    before = copy_memories(model)
+    model(make_images(), labels=LABELS).loss.backward()
+    assert not any(has_moved(model, before))
+    assert "config.update_memory = False" in warnings[0]
+    model(make_images(), update_memory=True)
+    assert all(has_moved(model, before))
+    warnings.clear()
+    model.config.update_memory = False
+    model(make_images())
+    assert not warnings
+
+
+def test_workspace_with_one_parameter_left_to_train_is_written(make_model, make_images, warnings):
+    model = make_model().train()
+    model.ait.requires_grad_(False)
+    model.ait.layers[1].workspace.retrieve.pattern_proj.bias.requires_grad_(True)
+    before = copy_memories(model)
+    model(make_images())
+    assert all(has_moved(model, before))
+    assert not warnings
+
+
+def test_linear_probe_in_the_trainer_leaves_every_feature_as_it_was(make_model, make_images, tmp_path):
+    model = make_model()
+    model.ait.requires_grad_(False)
+    images = make_images()
+    with torch.no_grad():
+        before = model.eval().ait(images).pooler_output
+    head = model.classifier.weight.clone()
+    data = [{"pixel_values": image, "labels": label} for image, label in zip(images, LABELS)]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=3, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
+    )
+    Trainer(model=model, args=arguments, train_dataset=data).train()
+    assert not torch.equal(model.classifier.weight, head)
+    with torch.no_grad():
+        assert torch.equal(model.eval().ait(images).pooler_output, before)
+
+
+# Adapters
+
+
+def adapt(model, *modules_to_save, seed=0):
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier", *modules_to_save]
+    )
+    return peft.get_peft_model(model, config)
+
+
+def train_steps(model, images, number=3):
+    parameters = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    for _ in range(number):
+        model(pixel_values=images, labels=LABELS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def test_lora_targets_the_self_attention_and_not_the_write(make_model):
+    adapted = adapt(make_model())
+    touched = {name.split(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
+    assert {name.split(".")[-2] for name in touched} == {"attention"}
+    assert len(touched) == 4
+
+
+@pytest.mark.parametrize("saves_memory", [True, False])
+def test_adapter_comes_back_with_the_same_outputs_and_memories(make_model, make_images, tmp_path, saves_memory):
+    model, images = make_model(), make_images()
+    base = copy.deepcopy(model)
+    initial = copy_memories(base)
+    adapted = train_steps(adapt(model, *(["memory"] if saves_memory else [])), images)
+    # The adapter's own memories are written; without them the base's stay as they were.
+    assert all(has_moved(adapted.base_model.model, initial)) == saves_memory
+    adapted.save_pretrained(tmp_path)
+    reloaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(reloaded(pixel_values=images).logits, adapted(pixel_values=images).logits)
+    assert not any(has_moved(reloaded.base_model.model, copy_memories(adapted.base_model.model)))
+
+
+def test_disabled_adapter_is_the_base_model_with_its_memories(make_model, make_images):
+    model, images = make_model().eval(), make_images()
+    with torch.no_grad():
+        expected = model(images).logits
+    adapted = train_steps(adapt(model, "memory"), images)
+    with torch.no_grad(), adapted.disable_adapter():
+        assert torch.equal(adapted(pixel_values=images).logits, expected)
+        # Nor does a forward in training mode write the base's memories then.
+        adapted.train()(pixel_values=images)
+        assert torch.equal(adapted.eval()(pixel_values=images).logits, expected)
+
+
+def test_two_adapters_keep_their_own_memories(make_model, make_images):
+    images = make_images()
+    adapted = train_steps(adapt(make_model(), "memory"), images)
+    with torch.no_grad():
+        first = adapted(pixel_values=images).logits
+    adapted.add_adapter("second", adapted.peft_config["default"])
+    adapted.set_adapter("second")
+    train_steps(adapted, make_images(seed=3))
+    with torch.no_grad():
+        second = adapted(pixel_values=images).logits
+        adapted.set_adapter("default")
+        assert torch.equal(adapted(pixel_values=images).logits, first)
+        adapted.set_adapter("second")
+        assert torch.equal(adapted(pixel_values=images).logits, second)
+    assert not torch.equal(first, second)
+
+
+# Device maps
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_split_device_map_gives_the_same_logits(make_model, make_images, tmp_path, place):
+    model = make_model().train()
+    model(make_images())
+    model.eval().save_pretrained(tmp_path / "model")
+    device_map = {"ait.embeddings": "cpu", "ait.layers.0": place, "ait.layers.1": "cpu", "ait.memory": "cpu"}
+    loaded = AiTForImageClassification.from_pretrained(
+        tmp_path / "model",
+        device_map={**device_map, "ait.layernorm": "cpu", "classifier": "cpu"},
+        offload_folder=tmp_path / "offload",
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(make_images()).logits, model(make_images()).logits, rtol=0, atol=1e-6)
+    before = copy_memories(loaded)
+    loaded(make_images(), update_memory=True)
+    model(make_images(), update_memory=True)
+    assert all(has_moved(loaded, before))
+    for one, other in zip(loaded.ait.memories, model.ait.memories):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_memory_is_kept_whole_by_an_automatic_device_map():
+    assert "AiTMemory" in AiTModel._no_split_modules
