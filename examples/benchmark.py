@@ -15,6 +15,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from examples.baselines import build_architecture, count_parameters
+from examples.errors import run_script
 from examples.training.cost import MODES, Builder, CostSetting, measure_peak_memory, time_rounds
 from examples.training.results import describe_command, describe_setting, write_json
 from modeling_ait import AiTConfig
@@ -60,11 +61,9 @@ def run(arguments: BenchmarkArguments) -> dict:
         results[mode]["memory_ratio"] = results[mode]["ait_peak_memory_mib"] / results[mode]["vit_peak_memory_mib"]
     for name in MODELS:
         results[f"{name}_num_parameters"] = count_parameters(builders[name]())
-    results["setting"] = {
-        **describe_setting(describe_command("examples.benchmark"), use_cpu=not arguments.device.startswith("cuda")),
-        "arguments": asdict(arguments),
-    }
-    return results
+    use_cpu = not arguments.device.startswith("cuda")
+    head = describe_setting("benchmark", describe_command("examples.benchmark"), [arguments.seed], use_cpu)
+    return {**head, "arguments": asdict(arguments), **results}
 
 
 def main():
@@ -87,4 +86,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

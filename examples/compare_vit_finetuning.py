@@ -31,7 +31,7 @@ from conversion.convert_vit import convert_model
 from examples.data.arguments import DataArguments
 from examples.data.images import decode_image
 from examples.data.loading import ImageData, load_image_data
-from examples.errors import InputError
+from examples.errors import InputError, run_script
 from examples.training.metrics import compute_metrics
 from examples.training.results import describe_command, describe_setting, write_json
 
@@ -166,7 +166,8 @@ def main(argv: list[str] | None = None) -> None:
     size = {"height": arguments.image_size, "width": arguments.image_size}
     processor = ViTImageProcessorPil(size=size)
     folder = pretrain(arguments, data, processor, results)
-    results |= describe_setting(describe_command("examples.compare_vit_finetuning"))
+    seeds = list(range(arguments.num_seeds))
+    results |= describe_setting("fine-tuning", describe_command("examples.compare_vit_finetuning"), seeds)
     write_json(results_file, results)
 
     columns = (data.image_column, data.label_column)
@@ -204,7 +205,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -21,7 +21,7 @@ from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
 from examples.data.arguments import DataArguments
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_image_data
-from examples.errors import InputError
+from examples.errors import InputError, run_script
 from examples.training.results import describe_command, describe_setting, write_json
 from modeling_ait import AiTForImageClassification
 
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     batch_summary = summarize(checkpoints)
     results = {
-        **describe_setting(describe_command("examples.evaluate_batches")),
+        **describe_setting("evaluation batches", describe_command("examples.evaluate_batches"), []),
         "note": arguments.note,
         "checkpoints": checkpoints,
         "batch_summary": batch_summary,
@@ -138,7 +138,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -19,7 +19,7 @@ def read(name):
 
 
 def test_digits_accuracy_is_measured():
-    runs = [read(f"digits_seed_{seed}.json") for seed in range(5)]
+    runs = [run for run in read("digits.json")["runs"] if run["label"] == "ait"]
     assert [run["seed"] for run in runs] == list(range(5))
     accuracies = [100 * run["accuracy"] for run in runs]
     assert min(accuracies) >= 97
@@ -45,21 +45,21 @@ def test_fine_tuning_comparison_is_measured():
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_results_say_how_they_were_made(path):
+def test_results_have_one_head(path):
     results = json.loads(path.read_text(encoding="utf-8"))
-    setting = results.get("setting", results)
-    assert {"command", "hardware", "versions"} <= {**results, **setting}.keys()
+    assert {"kind", "command", "hardware", "versions", "seeds"} <= results.keys()
+    assert results["kind"] in report.KINDS
+    assert results["command"].startswith("python -m examples.")
     # No path of the machine that made them.
     assert '"/' not in path.read_text(encoding="utf-8")
+    if "data/cifar10" in results["command"]:
+        assert "CIFAR-10 as parquet" in (results.get("note") or results["setting"].get("note") or "")
 
 
 def test_report_is_what_the_results_files_say():
     text = report.make_report()
     assert (REPOSITORY / "RESULTS.md").read_text(encoding="utf-8") == text
-    # What the README says of it.
-    assert "On none of them did the workspace help significantly" in README
-    assert "claim that the workspace helps is not confirmed here" in text
-    assert "claim that the workspace helps holds here" not in text
+    assert (report.RESULTS / "headline.svg").exists()
 
 
 VARIANTS = {"triangle_matched_cpu": "matched", "triangle_cpu": "original", "sort_of_clevr_cpu": "fixed"}
@@ -86,9 +86,15 @@ def make_runs(label, accuracies, recipe="examples/recipes/triangle_matched_cpu.y
 def write_results(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
 
-    def write(runs, **fields):
-        result = {"command": "python -m x", "hardware": "a machine", "versions": {"torch": "1"}, "costs": {}}
-        (tmp_path / "made.json").write_text(json.dumps({**result, "runs": runs, **fields}))
+    def write(runs, kind="comparison", **fields):
+        result = {
+            "kind": kind,
+            "command": "python -m x",
+            "hardware": "a machine",
+            "versions": {"torch": "1"},
+            "costs": {},
+        }
+        (tmp_path / "made.json").write_text(json.dumps({**result, "costs": {}, "runs": runs, **fields}))
         return report.make_report()
 
     return write
@@ -107,27 +113,47 @@ def test_report_says_whether_a_target_is_reached(write_results):
 
 
 @pytest.mark.parametrize(
-    ("ours", "sentence"),
+    ("ours", "verdict", "sum_up"),
     [
         (
             [0.95, 0.96, 0.97],
-            "+6.00 ± 0.82 points (p = 0.002), better. The paper's claim that the workspace helps holds here.",
+            "+6.00 ± 0.82 points (p = 0.002), better.",
+            "better in 1 and worse in 0 of 1",
         ),
         (
             [0.85, 0.86, 0.84],
-            "-5.00 ± 0.82 points (p = 0.004), worse. The paper's claim that the workspace helps does not hold",
+            "-5.00 ± 0.82 points (p = 0.004), worse.",
+            "better in 0 and worse in 1 of 1",
         ),
-        (
-            [0.90, 0.99, 0.82],
-            "not significant. The paper's claim that the workspace helps is not confirmed",
-        ),
+        ([0.90, 0.99, 0.82], "not significant.", "On none of them does the workspace make a significant difference."),
     ],
 )
-def test_report_judges_the_workspace(ours, sentence, write_results):
+def test_report_judges_the_workspace(ours, verdict, sum_up, write_results):
     text = write_results(make_runs("ait", ours) + make_runs("ait_no_workspace", [0.90, 0.91, 0.89]))
-    assert sentence in text
+    (line,) = (line for line in text.splitlines() if line.startswith("- Triangle, matched: AiT against the same with"))
+    assert line.endswith(verdict)
+    assert sum_up in text
+    assert text.index("| Triangle, matched | AiT | ") < text.index("| Triangle, matched | AiT without workspace | ")
     assert "python -m x" in text
     assert "Each run: a machine. Costs: a machine; torch 1." in text
+
+
+def test_report_compares_at_equal_parameters_as_well(write_results):
+    runs = make_runs("ait", [0.95, 0.96, 0.97]) + make_runs("ait_no_workspace", [0.90, 0.91, 0.89])
+    text = write_results(runs + make_runs("ait_no_workspace_wide_mlp", [0.95, 0.97, 0.96]))
+    assert (
+        "AiT against the same without workspace, wider MLP: +0.00 ± 0.82 points (p = 1.000), not significant." in text
+    )
+    assert "better in 1 and worse in 0 of 2 comparisons" in text
+
+
+def test_help_of_the_report_writes_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(report, "REPORT", tmp_path / "RESULTS.md")
+    with pytest.raises(SystemExit) as caught:
+        report.main(["--help"])
+    assert caught.value.code == 0
+    assert not (tmp_path / "RESULTS.md").exists()
+    assert "python -m examples.report" in capsys.readouterr().out
 
 
 def test_report_follows_its_rule_for_defaults(write_results):
@@ -156,4 +182,4 @@ def test_report_says_when_predictions_flip(write_results):
     row = {"batch_size": 1, "accuracy_mean": 50.0, "accuracy_stdev": None, "largest_range_over_orders": 0.0}
     for changed, sentence in ((0.0, "no prediction depends on the batch"), (0.1, "up to 0.10 % of the predictions")):
         summary = [{**row, "update_memory": False, "largest_share_changed": changed}]
-        assert sentence in write_results([], batch_summary=summary, checkpoints=[1])
+        assert sentence in write_results([], "evaluation batches", batch_summary=summary, checkpoints=[1])

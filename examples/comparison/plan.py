@@ -1,4 +1,4 @@
-"""What a comparison runs: recipes, sizes and variants of the data; models and ablations; one command for each run."""
+"""What a comparison runs: recipes and sizes, models and ablations; one command for each run."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from examples.data.catalog import IMAGE_CLASSIFICATION, find_benchmark
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
 from modeling_ait import AiTConfig
+from modeling_ait.configuration_ait import PAPER_SIZES
 
 
 # Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.
@@ -32,7 +33,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 OWN_FLAGS = (
     "architecture",
     "baseline_config",
-    "dataset_config_name",
     "match_parameters",
     "model_config",
     "model_name_or_path",
@@ -44,15 +44,15 @@ OWN_FLAGS = (
 
 
 class Setting(NamedTuple):
-    """A recipe at one size of the model and on one variant of its data; `None` where there is no choice."""
+    """A recipe at one of the paper's sizes; `None` where the recipe sets width and depth itself."""
 
     recipe: str
     size: str | None
-    variant: str | None
 
     @property
     def name(self) -> str:
-        return "-".join(part for part in (Path(self.recipe).stem, self.size, self.variant) if part)
+        """Name of a folder of runs."""
+        return "-".join(part for part in (Path(self.recipe).stem, self.size) if part)
 
 
 class RunKey(NamedTuple):
@@ -60,13 +60,12 @@ class RunKey(NamedTuple):
 
     recipe: str
     size: str | None
-    variant: str | None
     label: str
     seed: int
 
     @property
     def setting(self) -> Setting:
-        return Setting(self.recipe, self.size, self.variant)
+        return Setting(self.recipe, self.size)
 
 
 class Variant(NamedTuple):
@@ -100,22 +99,22 @@ def list_variants(architectures: list[str], ablations: list[str]) -> list[Varian
     return variants + [Variant(f"ait, {name.replace('_', ' ')}", "ait", ABLATIONS[name]) for name in ablations]
 
 
-def list_settings(recipes: Mapping[str, dict[str, Any]], sizes: list[str], variants: list[str]) -> list[Setting]:
+def list_settings(recipes: Mapping[str, dict[str, Any]], sizes: list[str]) -> list[Setting]:
     """
-    Every recipe at every size and on every variant; without any, at its own.
+    Every recipe at every size; without sizes, at its own.
 
     Raises:
-        InputError: for a size where a recipe names none.
+        InputError: for a size where a recipe sets the width itself, and for none where it does not.
     """
     settings = []
     for path, recipe in recipes.items():
-        if sizes and recipe.get("size") is None:
-            raise InputError(f"`--size` cannot be used with {path!r}, which sets width and depth itself: leave it out.")
-        settings += [
-            Setting(path, size, variant)
-            for size in sizes or [recipe.get("size")]
-            for variant in variants or [recipe.get("dataset_config_name")]
-        ]
+        has_width = "hidden_size" in (recipe.get("model_config") or {})
+        if sizes and has_width:
+            raise InputError(f"`--size` cannot be used with {path!r}, which sets the width itself: leave it out.")
+        if not sizes and not has_width and "size" not in recipe:
+            raise InputError(f"{path!r} needs a size of the paper: `--size {' '.join(PAPER_SIZES)}`, or some of them.")
+        chosen: list[Any] = [*sizes] or [recipe.get("size")]
+        settings += [Setting(path, size) for size in chosen]
     return settings
 
 
@@ -139,10 +138,10 @@ def make_config(size: str | None, fields: dict[str, Any]) -> AiTConfig:
 
 
 def refuse_own_flags(passed_on: list[str]) -> None:
-    """Refuse to pass on what the comparison sets itself, also with dashes or shortened."""
+    """Refuse to pass on what the comparison sets itself, also with dashes."""
     for flag in passed_on:
         name = flag.removeprefix("--").split("=")[0].replace("-", "_")
-        if flag.startswith("--") and any(own.startswith(name) for own in OWN_FLAGS):
+        if flag.startswith("--") and name in OWN_FLAGS:
             raise InputError(
                 f"{flag!r} cannot be passed on: the comparison sets it. Put it into the recipe, or use the flags that "
                 "`--help` lists."
@@ -175,16 +174,12 @@ def get_dataset_name(recipe: dict[str, Any], passed_on: list[str]) -> str | None
 def make_command(
     run: RunKey, variant: Variant, recipe: dict[str, Any], folder: Path, passed_on: list[str]
 ) -> tuple[str, ...]:
-    """The command of one run; a size or variant that is the recipe's own needs no flag."""
+    """The command of one run; a size that is the recipe's own needs no flag."""
     benchmark = find_benchmark(get_dataset_name(recipe, passed_on))
     script = f"examples.{IMAGE_CLASSIFICATION if benchmark is None else benchmark.task}"
     flags = ["--architecture", variant.architecture, "--seed", str(run.seed), "--output_dir", str(folder)]
-    for flag, value, own in (
-        ("--size", run.size, recipe.get("size")),
-        ("--dataset_config_name", run.variant, recipe.get("dataset_config_name")),
-    ):
-        if value is not None and value != own:
-            flags += [flag, value]
+    if run.size is not None and run.size != recipe.get("size"):
+        flags += ["--size", run.size]
     for flag, value in variant.change.items():
         if flag == "model_config":
             value = json.dumps(merge_model_config(recipe, variant.change))

@@ -49,8 +49,8 @@ def read_run(run: Run) -> dict[str, Any]:
     copy = copy_of_recipe(run)
     if not copy.exists() or copy.read_text(encoding="utf-8") != Path(run.key.recipe).read_text(encoding="utf-8"):
         raise InputError(
-            f"{run.folder} holds the results of {run.key.recipe!r} as it was before a change. Remove it or name another "
-            "`--output_dir`."
+            f"{run.folder} holds the results of {run.key.recipe!r} as it was before a change. Remove it or name "
+            "another `--output_dir`."
         )
     return results
 

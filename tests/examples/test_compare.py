@@ -2,17 +2,23 @@
 
 import json
 import shlex
+import signal
 import statistics
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 import yaml
-from PIL import Image
 
-from examples import compare
 from examples.baselines import build_architecture
-from examples.compare import ABLATIONS, main, make_table, plan_runs, summarize
+from examples.compare import main, make_table
+from examples.comparison import costs as costs_module
+from examples.comparison.costs import make_builders, measure_costs
+from examples.comparison.plan import ABLATIONS, list_settings, list_variants, plan_runs
 from examples.errors import InputError
+from examples.training.arguments import read_recipe
 from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
 from examples.training.trainer import ResetMemoryCallback
 from modeling_ait import AiTConfig
@@ -41,7 +47,7 @@ def recipe(tmp_path):
     return path
 
 
-def test_comparison_runs_resumes_and_writes_table_json_and_plot(recipe, tmp_path, capfd):
+def test_comparison_runs_resumes_and_writes_json_and_prints_the_table(recipe, tmp_path, capfd):
     results_file = tmp_path / "results" / "tiny.json"
     command = [
         *(str(recipe), "--architectures", "set_transformer", "--ablations", "detached_write", "--seeds", "0", "1"),
@@ -49,7 +55,10 @@ def test_comparison_runs_resumes_and_writes_table_json_and_plot(recipe, tmp_path
         *("--num_cost_rounds", "2", "--cost_batch_size", "4", "--disable_tqdm", "True"),
     ]
     main(command)
-    assert capfd.readouterr().out.count("running: ") == 4
+    printed = capfd.readouterr().out
+    assert printed.count("; log: ") == 4
+    assert "run 4 of 4: tiny, ait, detached write, seed 1; log: " in printed
+    assert "4 of 4 done, elapsed 0:00:" in printed and "about 0:00:00 remaining" in printed
     results = json.loads(results_file.read_text())
     assert [(run["label"], run["seed"]) for run in results["runs"]] == [
         (label, seed) for seed in (0, 1) for label in ("set_transformer", "ait, detached write")
@@ -68,17 +77,17 @@ def test_comparison_runs_resumes_and_writes_table_json_and_plot(recipe, tmp_path
     # The write costs operations in training alone; the set transformer has none.
     assert costs[ABLATED]["training_forward_flops"] > costs[ABLATED]["inference_flops"]
     assert costs["set_transformer"]["training_forward_flops"] == costs["set_transformer"]["inference_flops"]
-    table = results_file.with_suffix(".md").read_text()
+    assert results["kind"] == "comparison"
     assert (
         f"| tiny | {ABLATED} | {rows[ABLATED]['accuracy_mean']:.2f} ± {rows[ABLATED]['accuracy_stdev']:.2f} | 2 |"
-        in table
+        in printed
     )
-    assert Image.open(results_file.with_suffix(".png")).width > 300
+    assert results["seeds"] == [0, 1] and results["command"].startswith("python -m examples.compare")
 
     # A second call finds all but the one that is missing; a stopped one is run again.
     (tmp_path / "runs" / "tiny" / "set_transformer-seed_1" / "results.json").unlink()
     main([*command, "--num_cost_rounds", "0"])
-    assert capfd.readouterr().out.count("running: ") == 1
+    assert capfd.readouterr().out.count("; log: ") == 1
     again = json.loads(results_file.read_text())
     assert [run["accuracy"] for run in again["runs"]] == [run["accuracy"] for run in results["runs"]]
 
@@ -102,7 +111,10 @@ def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
     ("flags", "message"),
     [
         ([], "at least one recipe. Benchmarks: cifar10, .*sort_of_clevr"),
-        (["RECIPE", "--architectures", "resnet"], "no architecture 'resnet'. Known: ait, ait_no_workspace, vit"),
+        (
+            ["RECIPE", "--architectures", "resnet"],
+            "no architecture 'resnet'. Known: ait, ait_no_workspace, ait_no_workspace_wide_mlp",
+        ),
         (["RECIPE", "--ablations", "no_memry"], "no ablation 'no_memry'. Known: no_balance_loss"),
         (["RECIPE", "--seeds", "1", "1"], "must differ"),
         (["RECIPE", "--architectures", "ait", "ait"], "must differ"),
@@ -121,8 +133,8 @@ def test_bad_arguments_are_refused(flags, message, recipe, tmp_path):
 
 def test_every_ablation_changes_the_model_as_it_says(recipe, tmp_path):
     changes = [name for name in ABLATIONS if name not in ("differentiable_write", "learned_positions", "mean_pooling")]
-    arguments = compare.CompareArguments([str(recipe)], [], changes, [0], str(tmp_path))
-    runs = plan_runs(arguments, [])
+    recipes = {str(recipe): read_recipe(str(recipe))}
+    runs = plan_runs(list_settings(recipes, []), recipes, list_variants([], changes), [0], str(tmp_path), [])
     assert len(runs) == len(changes) >= 14
     changed = {
         "ait, no balance loss": {"balance_loss_coef": 0.0},
@@ -140,7 +152,7 @@ def test_every_ablation_changes_the_model_as_it_says(recipe, tmp_path):
         if "--model_config" in flags:
             fields = json.loads(flags[flags.index("--model_config") + 1])
             AiTConfig(**fields)
-            seen[run.label] = {key: value for key, value in fields.items() if TINY_MODEL.get(key, ...) != value}
+            seen[run.key.label] = {key: value for key, value in fields.items() if TINY_MODEL.get(key, ...) != value}
             assert TINY_MODEL.keys() <= fields.keys()
         else:
             assert "--reset_memory" in flags
@@ -151,14 +163,16 @@ def test_benchmark_decides_the_script(tmp_path):
     for name, script in (("triangle", "image_classification"), ("sort_of_clevr", "relational_reasoning")):
         path = tmp_path / f"{name}.yaml"
         path.write_text(f"dataset_name: {name}\n")
-        (run,) = plan_runs(compare.CompareArguments([str(path)], ["ait"], [], [3], "runs"), ["--bf16", "True"])
+        recipes = {str(path): read_recipe(str(path))}
+        settings = list_settings(recipes, ["small"])
+        (run,) = plan_runs(settings, recipes, list_variants(["ait"], []), [3], "runs", ["--bf16", "True"])
         assert run.command[:4] == ("python", "-m", f"examples.{script}", str(path))
         assert run.command[-2:] == ("--bf16", "True")
 
 
 def test_table_of_a_single_seed_has_no_spread():
     runs = [{"recipe": "a.yaml", "label": "ait", "seed": 0, "accuracy": 0.5, "num_parameters": 1234}]
-    assert "| a | ait | 50.00 | 1 | 1,234 |" in make_table(summarize(runs), {})
+    assert "| a | ait | 50.00 | 1 | 1,234 |" in make_table(runs, {})
 
 
 def test_memory_is_reset_at_the_start_of_an_epoch_alone(make_model):
@@ -194,11 +208,15 @@ def test_memory_of_every_recipe_is_measured_before_the_first_timing(recipe, monk
     second = recipe.with_name("second.yaml")
     second.write_text(recipe.read_text())
     calls = []
-    monkeypatch.setattr(compare, "measure_peak_memory", lambda *args: calls.append("memory") or 5.0)
-    measure = compare.time_rounds
-    monkeypatch.setattr(compare, "time_rounds", lambda *args: calls.append("time") or measure(*args))
-    arguments = compare.CompareArguments([str(recipe), str(second)], ["ait", "vit"], num_cost_rounds=2)
-    costs = compare.measure_costs(arguments)
+    monkeypatch.setattr(costs_module, "measure_peak_memory", lambda *args: calls.append("memory") or 5.0)
+    measure = costs_module.time_rounds
+    monkeypatch.setattr(costs_module, "time_rounds", lambda *args: calls.append("time") or measure(*args))
+    recipes = {str(path): read_recipe(str(path)) for path in (recipe, second)}
+    builders = {
+        setting.recipe: make_builders(setting, recipes[setting.recipe], list_variants(["ait", "vit"], []), [])
+        for setting in list_settings(recipes, [])
+    }
+    costs = measure_costs(builders, CostSetting(32), 2)
     assert calls == ["memory"] * 4 + ["time"] * 2
     assert [costs[str(path)]["vit"]["training_peak_memory_mib"] for path in (recipe, second)] == [5.0, 5.0]
 
@@ -210,3 +228,54 @@ def test_memory_of_a_failing_process_is_reported():
 
 def fail_to_build():
     raise ValueError("no model")
+
+
+def test_stopped_comparison_ends_its_runs(recipe, tmp_path):
+    """As Ctrl-C or a batch system stops it; what its runs have started ends as well."""
+    recipe.write_text(recipe.read_text().replace("max_steps: 2", "max_steps: 100000"))
+    command = [sys.executable, "-m", "examples.compare", str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    run = f"--output_dir {tmp_path / 'runs' / 'tiny' / 'ait-seed_0'}"
+
+    def count_processes():
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        return sum(run in line for line in listed.splitlines())
+
+    try:
+        wait_until(lambda: count_processes() > 0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+        wait_until(lambda: count_processes() == 0)
+    finally:
+        process.kill()
+
+
+def wait_until(is_so):
+    for _ in range(600):
+        if is_so():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come about within a minute")
+
+
+def test_size_is_asked_for_where_the_recipe_has_none_and_refused_where_it_sets_the_width(recipe, tmp_path):
+    with pytest.raises(InputError, match=r"`--size` cannot be used with .*which sets the width itself"):
+        main([str(recipe), "--size", "small", "--output_dir", str(tmp_path / "runs")])
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("dataset_name: digits\n")
+    with pytest.raises(InputError, match=r"needs a size of the paper: `--size small medium base`"):
+        main([str(bare), "--output_dir", str(tmp_path / "runs")])
+
+
+def test_sizes_are_runs_and_costs_of_their_own():
+    path = "examples/recipes/cifar10.yaml"
+    recipes = {path: read_recipe(path)}
+    settings = list_settings(recipes, ["small", "base"])
+    runs = plan_runs(settings, recipes, list_variants(["ait"], []), [0], "runs", [])
+    assert ["--size" in run.command for run in runs] == [False, True]
+    assert [run.folder.as_posix() for run in runs] == ["runs/cifar10-small/ait-seed_0", "runs/cifar10-base/ait-seed_0"]
+    sizes = [
+        make_builders(setting, recipes[path], list_variants(["ait"], []), [])["ait"].args[1].num_hidden_layers
+        for setting in settings
+    ]
+    assert sizes == [2, 12]

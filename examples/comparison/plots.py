@@ -1,0 +1,72 @@
+"""Plots of comparisons: accuracy by model, with every run, and the cost beside it."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from examples.comparison.statistics import Runs, score
+
+
+# Names as people write them; an ablation keeps its label.
+NAMES = {
+    "ait": "AiT",
+    "ait_no_workspace": "AiT without workspace",
+    "ait_no_workspace_wide_mlp": "AiT without workspace,\nwider MLP",
+    "vit": "ViT",
+    "coordination": "Coordination",
+    "set_transformer": "Set Transformer",
+    "perceiver": "Perceiver",
+    "relation_network": "Relation Network",
+}
+
+
+def name_model(label: str) -> str:
+    """The name of a model, or of an ablation of the AiT."""
+    return NAMES.get(label, label.replace("ait, ", "AiT, "))
+
+
+def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path) -> None:
+    """
+    Draw every run and the mean of each model, one panel for each title, as PNG and SVG.
+
+    Args:
+        panels: Runs by label, and the accuracy of chance in percent, by title.
+        path: File to write, without its ending.
+    """
+    pyplot = load_pyplot()
+    labels = list(dict.fromkeys(label for groups, _ in panels.values() for label in groups))
+    size = (2.8 + 2.8 * len(panels), 1.4 + 0.42 * len(labels))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    values = [score(run) for groups, _ in panels.values() for runs in groups.values() for run in runs]
+    low = min([*values, *(chance for _, chance in panels.values())])
+    for axis, (title, (groups, chance)) in zip(axes[0], panels.items()):
+        axis.axvline(chance, color="grey", linestyle="--", linewidth=1, label="chance")
+        for row, label in enumerate(labels):
+            if label in groups:
+                accuracies = [score(run) for run in groups[label]]
+                axis.plot(accuracies, [row] * len(accuracies), "o", color="tab:blue", alpha=0.5)
+                axis.plot(statistics.mean(accuracies), row, "|", color="black", markersize=14, markeredgewidth=2)
+        seeds = sorted({len(runs) for runs in groups.values()})
+        axis.set_title(f"{title}\n({' or '.join(map(str, seeds))} seeds)", fontsize=9)
+        axis.set_xlabel("test accuracy, %")
+        # One scale for all, so that the panels can be compared.
+        axis.set_xlim(low - 3, max(values) + 3)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0][0].set_yticks(range(len(labels)), [name_model(label) for label in labels], fontsize=9)
+    axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower right", fontsize=8, frameon=False)
+    for ending in ("png", "svg"):
+        # Without a date and with fixed identifiers, so that the same results give the same file.
+        figure.savefig(path.with_suffix(f".{ending}"), dpi=120, metadata={"Date": None} if ending == "svg" else None)
+    pyplot.close(figure)
+
+
+def load_pyplot() -> Any:
+    """Import matplotlib for drawing into files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "modeling_ait"
+    from matplotlib import pyplot
+
+    return pyplot

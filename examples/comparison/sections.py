@@ -1,0 +1,266 @@
+"""Sections of `RESULTS.md`, each from the results files of one kind."""
+
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from examples.comparison.costs import describe_cost
+from examples.comparison.plots import NAMES
+from examples.comparison.statistics import Runs, describe, group_runs, judge_difference, score
+from examples.data.catalog import BENCHMARKS, Benchmark, find_benchmark
+from examples.training.arguments import read_recipe
+
+
+REPOSITORY = Path(__file__).parents[2]
+GROUP = "relational"
+# What was set out to be reached: description, benchmark, variant, group of questions, percent, size of the AiT.
+TARGETS: list[tuple[str, str, str | None, str | None, float, str | None]] = [
+    ("published, AiT-Small", "cifar10", None, None, 83.3, "small"),
+    ("published, AiT-Medium", "cifar10", None, None, 84.6, "medium"),
+    ("published, AiT-Base", "cifar10", None, None, 85.4, "base"),
+    ("published, AiT-Base", "triangle", "original", None, 99.6, "base"),
+    ("published, AiT-Base", "sort_of_clevr", None, GROUP, 80.0, "base"),
+    ("our own, any recipe", "cifar10", None, None, 94.0, None),
+    ("our own, any recipe", "sort_of_clevr", None, GROUP, 95.0, None),
+    ("our own, any recipe", "triangle", "matched", None, 99.0, None),
+]
+# Growth in parameters up to which two models count as equally large.
+TOLERANCE = 0.01
+# Choices of a default, with the label of the run that takes the other side.
+CHOICES = {
+    "`differentiable_write=True`": {"`False`": "ait, detached write"},
+    '`position_embedding_type="learned"`': {'`"none"`': "ait, no positions"},
+    '`pooling="mean"`': {'`"flatten"`': "ait, flatten pooling", '`"cls"`': "ait, cls pooling"},
+}
+# The AiT, and what it is compared with: the same without its workspace, and that with as many parameters.
+HEADLINE = ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp")
+
+Results = dict[str, dict[str, Any]]
+
+
+def iterate_comparisons(results: Results) -> Iterator[tuple[str, str, dict[str, Runs]]]:
+    """Yield (results file, recipe, runs by label) of every comparison."""
+    for name, result in results.items():
+        if result["kind"] == "comparison":
+            for recipe, groups in group_runs(result["runs"]).items():
+                yield name, recipe, groups
+
+
+def open_recipe(setting: str) -> dict[str, Any]:
+    """The recipe of a setting, which may name a size behind it."""
+    return read_recipe(str(REPOSITORY / setting.split(" ")[0]))
+
+
+def describe_recipe(path: str, groups: dict[str, Runs]) -> tuple[str, Benchmark | None, str | None]:
+    """Title, benchmark and variant of the runs of a recipe."""
+    benchmark = find_benchmark(open_recipe(path)["dataset_name"])
+    variant = next(iter(groups.values()))[0]["variant"]
+    title = Path(path).stem if benchmark is None else benchmark.title
+    return (title if variant is None else f"{title}, {variant}"), benchmark, variant
+
+
+def write_origin(result: dict[str, Any]) -> list[str]:
+    """The command, machine and versions behind a section."""
+    setting = {**result, **result.get("setting", {})}
+    # Each run of a comparison has its own share of the machine.
+    machines = dict.fromkeys(run["hardware"] for run in result["runs"]) if result["kind"] == "comparison" else {}
+    if machines:
+        setting["hardware"] = "Each run: " + "; ".join(machines) + f". Costs: {result['hardware']}"
+    versions = ", ".join(f"{package} {number}" for package, number in setting["versions"].items())
+    lines = ["```bash", setting["command"], "```", "", f"{setting['hardware']}; {versions}."]
+    if setting.get("note"):
+        lines[-1] += f" {setting['note']}"
+    return [*lines, ""]
+
+
+def groups_size(groups: dict[str, Runs]) -> str | None:
+    """The size that the command chose for these runs, if it did."""
+    return next(iter(groups.values()))[0].get("size")
+
+
+def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Each target, and the best mean of an AiT on it."""
+    lines = ["| target | on | at least | best of ours | reached |", "|---|---|---|---|---|"]
+    for description, name, variant, group, target, size in TARGETS:
+        best: tuple[float, str] | None = None
+        for _, path, groups in iterate_comparisons(results):
+            _, benchmark, recipe_variant = describe_recipe(path, groups)
+            if benchmark is not BENCHMARKS[name] or (variant is not None and variant != recipe_variant):
+                continue
+            if size is not None and (groups_size(groups) or open_recipe(path).get("size")) != size:
+                continue
+            for label, runs in groups.items():
+                if label == "ait" or label.startswith("ait, "):
+                    values = [score(run, group) for run in runs]
+                    seeds = f"{len(values)} seeds, `{Path(path).stem}`, {label}"
+                    best = max(best or (-1.0, ""), (statistics.mean(values), f"{describe(values)} ({seeds})"))
+        title = BENCHMARKS[name].title + (f", {variant}" if variant else "") + (f", {group}" if group else "")
+        found = best[1] if best is not None else "not run" if size is None else "not run at this size"
+        reached = "**yes**" if best is not None and best[0] >= target else "no"
+        lines.append(f"| {description} | {title} | {target:.1f} | {found} | {reached} |")
+    return [*lines, ""]
+
+
+def write_headline(results: Results) -> list[str]:
+    """AiT against the same without its workspace, at fewer and at equal parameters; each verdict once."""
+    lines = [
+        "| data | model | accuracy, % | seeds | parameters | time of a training step |",
+        "|---|---|---|---|---|---|",
+    ]
+    verdicts = []
+    for name, path, groups in iterate_comparisons(results):
+        if not {"ait", "ait_no_workspace"} <= groups.keys():
+            continue
+        title, _, _ = describe_recipe(path, groups)
+        costs = results[name]["costs"].get(path, {})
+        for label in HEADLINE:
+            if label in groups:
+                values, cost = [score(run) for run in groups[label]], costs.get(label)
+                cells = [title, NAMES[label].replace("\n", " "), describe(values), str(len(values))]
+                cells.append(f"{groups[label][0]['num_parameters']:,}")
+                cells.append("not measured" if cost is None else f"{cost['training_time_ratio']:.2f}")
+                lines.append(f"| {' | '.join(cells)} |")
+        for other in HEADLINE[1:]:
+            if other in groups:
+                ours, others = ([score(run) for run in groups[label]] for label in ("ait", other))
+                difference, verdict = judge_difference(ours, others)
+                against = NAMES[other].replace("\n", " ").replace("AiT ", "the same ")
+                verdicts.append(f"- {title}: AiT against {against}: {difference}, {verdict}.")
+    lines += [
+        "",
+        "Accuracy: mean ± standard deviation over seeds. Time: the AiT is 1.00. Verdicts are at p < 0.05 (Welch).",
+    ]
+    return [*lines, "", *verdicts, "", sum_up(verdicts), ""]
+
+
+def sum_up(verdicts: list[str]) -> str:
+    """What the verdicts say together of the paper's claim that the workspace helps."""
+    better, worse = (sum(verdict.endswith(f", {word}.") for verdict in verdicts) for word in ("better", "worse"))
+    if better == worse == 0:
+        return "On none of them does the workspace make a significant difference."
+    return f"The workspace is significantly better in {better} and worse in {worse} of {len(verdicts)} comparisons."
+
+
+def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any]) -> list[str]:
+    """One recipe: a table of all models, and the published numbers."""
+    title, benchmark, variant = describe_recipe(path, groups)
+    costs = result["costs"].get(path, {})
+    first = next(iter(groups.values()))[0]
+    lines = [f"### {title}: `{path}`", ""]
+    lines += [
+        f"{open_recipe(path)['num_train_epochs']} epoch(s) over "
+        f"{first.get('num_train_questions', first['num_train_samples']):,} "
+        f"training samples, {first.get('num_eval_questions', first['num_eval_samples']):,} test samples. "
+        f"Accuracy in percent: mean ± standard deviation over seeds.",
+        "",
+        "| model | accuracy | lowest to highest | seeds | parameters | MFLOPs, training / inference | images/s, "
+        "training (time ratio) | peak memory, MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for label, runs in groups.items():
+        values = [score(run) for run in runs]
+        cells = [label, describe(values), f"{min(values):.2f} to {max(values):.2f}"]
+        cells += [", ".join(str(run["seed"]) for run in runs), f"{runs[0]['num_parameters']:,}"]
+        cells += describe_cost(costs.get(label), missing="not measured")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    if benchmark is not None:
+        lines += compare_with_published(benchmark, variant, groups)
+    if "accuracy_by_group" in first:
+        lines += write_groups(groups)
+    return lines
+
+
+def compare_with_published(benchmark: Benchmark, variant: str | None, groups: dict[str, Runs]) -> list[str]:
+    """The published numbers, and how far the AiT of a reduced run is from them."""
+    # The published numbers of Triangle are those of its original form.
+    if not benchmark.published or "ait" not in groups or variant == "matched":
+        return []
+    published = ", ".join(
+        f"{model} {accuracy:.2f}{' (unconfirmed)' if model in benchmark.unconfirmed else ''}"
+        for model, accuracy in benchmark.published.items()
+    )
+    group = GROUP if "accuracy_by_group" in groups["ait"][0] else None
+    reached = statistics.mean(score(run, group) for run in groups["ait"])
+    best = max(accuracy for model, accuracy in benchmark.published.items() if model.startswith("AiT"))
+    relation = "falls short of" if reached < best else "is above"
+    return [
+        f"Published: {published}. This reduced run {relation} the best published AiT by {abs(reached - best):.2f} "
+        "points; it is smaller and trained for less, so that it neither confirms nor refutes these numbers.",
+        "",
+    ]
+
+
+def write_groups(groups: dict[str, Runs]) -> list[str]:
+    """Accuracy by type and subtype of question, beside what the question alone gives."""
+    first = next(iter(groups.values()))[0]
+    lines = [f"| questions | question alone | {' | '.join(groups)} |", "|---" * (2 + len(groups)) + "|"]
+    for group in first["accuracy_by_group"]:
+        cells = [group, f"{100 * first['question_only_by_group'][group]:.1f}"]
+        cells += [describe([score(run, group) for run in runs]) for runs in groups.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def write_choices(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Whether the defaults are right: each against its alternatives, on every recipe that ran them."""
+    lines = [
+        "Recipe, seeds and order of the data are the same. A default changes only if an alternative with no "
+        f"more than {100 * TOLERANCE:.0f} % more parameters is better on one recipe and worse on none.",
+        "",
+        "| default | alternative | recipe | alternative against default | | parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for default, alternatives in CHOICES.items():
+        for alternative, label in alternatives.items():
+            for _, path, groups in iterate_comparisons(results):
+                if "ait" in groups and label in groups:
+                    values, base = ([score(run) for run in groups[key]] for key in (label, "ait"))
+                    difference, verdict = judge_difference(values, base)
+                    growth = groups[label][0]["num_parameters"] / groups["ait"][0]["num_parameters"] - 1
+                    found.setdefault((default, alternative), []).append((verdict, growth))
+                    cells = [
+                        default,
+                        alternative,
+                        f"`{Path(path).stem}`",
+                        difference,
+                        verdict,
+                        f"{100 * growth:+.1f} %",
+                    ]
+                    lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for (default, alternative), outcomes in found.items():
+        verdicts = [verdict for verdict, _ in outcomes]
+        advice = "stays"
+        if "better" in verdicts and "worse" not in verdicts:
+            is_larger = max(growth for _, growth in outcomes) > TOLERANCE
+            advice = "stays, because the alternative is larger" if is_larger else "**should change**"
+        lines.append(f"- {default} against {alternative}: {', '.join(verdicts)}; the default {advice}.")
+    return [*lines, ""]
+
+
+def write_batches(result: dict[str, Any]) -> list[str]:
+    """Accuracy by batch size, with memories read only and written."""
+    lines = [
+        "| memory in evaluation | batch size | accuracy | largest range over orders, points | predictions that differ "
+        "from those of the first setting, at most |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["batch_summary"]:
+        spread = "" if row["accuracy_stdev"] is None else f" ± {row['accuracy_stdev']:.2f}"
+        semantics = "written, as the official code" if row["update_memory"] else "read only, ours"
+        lines.append(
+            f"| {semantics} | {row['batch_size']} | "
+            f"{row['accuracy_mean']:.2f}{spread} | {row['largest_range_over_orders']:.2f} | "
+            f"{row['largest_share_changed']:.2f} % |"
+        )
+    read_only = [row for row in result["batch_summary"] if not row["update_memory"]]
+    changed = max(row["largest_share_changed"] for row in read_only)
+    sentence = (
+        "Read only, no prediction depends on the batch or the order."
+        if changed == 0
+        else f"Read only, up to {changed:.2f} % of the predictions flip with the batch, by rounding."
+    )
+    return [*lines, "", f"Over {len(result['checkpoints'])} checkpoints. {sentence}", ""]

@@ -1,0 +1,72 @@
+"""Means, spreads and differences of accuracies over seeds, in percent."""
+
+import math
+import statistics
+from typing import Any
+
+from scipy import stats
+
+
+Runs = list[dict[str, Any]]
+
+
+def score(run: dict[str, Any], group: str | None = None) -> float:
+    """Accuracy of a run in percent, over all samples or a group of questions."""
+    return 100 * (run["accuracy"] if group is None else run["accuracy_by_group"][group])
+
+
+def describe(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def judge_difference(ours: list[float], others: list[float]) -> tuple[str, str]:
+    """
+    A difference of means with its standard error and Welch's p, and the verdict: better, worse or not significant.
+
+    The verdict is at p < 0.05. With three seeds that takes a difference of some three to four standard errors.
+    """
+    if min(len(ours), len(others)) < 2:
+        return "too few seeds to tell", "not significant"
+    difference = statistics.mean(ours) - statistics.mean(others)
+    error = math.sqrt(sum(statistics.variance(values) / len(values) for values in (ours, others)))
+    p_value = float(stats.ttest_ind(ours, others, equal_var=False).pvalue)
+    verdict = "not significant"
+    if p_value < 0.05:
+        verdict = "better" if difference > 0 else "worse"
+    return f"{difference:+.2f} ± {error:.2f} points (p = {p_value:.3f})", verdict
+
+
+def group_runs(runs: Runs) -> dict[str, dict[str, Runs]]:
+    """Runs by recipe and label, in the order in which they come."""
+    groups: dict[str, dict[str, Runs]] = {}
+    for run in runs:
+        groups.setdefault(name_setting(run), {}).setdefault(run["label"], []).append(run)
+    return groups
+
+
+def name_setting(run: dict[str, Any]) -> str:
+    """The recipe of a run, with the size where the command chose it."""
+    return " ".join(part for part in (run["recipe"], run.get("size")) if part)
+
+
+def summarize(runs: Runs) -> list[dict[str, Any]]:
+    """Mean and spread of each model on each recipe."""
+    summary = []
+    for setting, groups in group_runs(runs).items():
+        for label, members in groups.items():
+            accuracies = [score(member) for member in members]
+            summary.append(
+                {
+                    "recipe": setting,
+                    "label": label,
+                    "seeds": [member["seed"] for member in members],
+                    "accuracy_mean": statistics.mean(accuracies),
+                    "accuracy_stdev": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                    "accuracy_min": min(accuracies),
+                    "accuracy_max": max(accuracies),
+                    "num_parameters": members[0]["num_parameters"],
+                }
+            )
+    return summary
