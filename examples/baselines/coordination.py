@@ -1,9 +1,22 @@
 """Coordination among neural modules through a shared workspace: TR+HSW (Goyal et al., 2022, arXiv 2103.01197)."""
 
+import math
+
 import torch
 from torch import nn
 
-from examples.baselines.common import BaselineConfig, BaselineEmbeddings, BaselineModel
+from examples.baselines.common import BaselineConfig, BaselineModel
+from modeling_ait.embeddings_ait import AiTEmbeddings
+
+
+def make_sinusoidal_positions(num_tokens: int, hidden_size: int) -> torch.Tensor:
+    """The fixed positions of Vaswani et al. (2017), (1, num_tokens, hidden_size)."""
+    positions = torch.arange(num_tokens).unsqueeze(1)
+    frequencies = torch.exp(torch.arange(0, hidden_size, 2) * (-math.log(10_000.0) / hidden_size))
+    table = torch.zeros(1, num_tokens, hidden_size)
+    table[0, :, 0::2] = torch.sin(positions * frequencies)
+    table[0, :, 1::2] = torch.cos(positions * frequencies)[:, : hidden_size // 2]
+    return table
 
 
 class WorkspaceWrite(nn.Module):
@@ -67,14 +80,18 @@ class CoordinationModel(BaselineModel):
 
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
-        self.embeddings = BaselineEmbeddings(config, use_cls_token=True, use_fixed_positions=True)
+        # The positions are fixed, and dropout comes behind them.
+        fields = {"pooling": "cls", "position_embedding_type": "none", "hidden_dropout_prob": 0.0}
+        self.embeddings = AiTEmbeddings(BaselineConfig.from_dict({**config.to_dict(), **fields}))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layer = CoordinationLayer(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 0)
         self.post_init()
 
-    def encode(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
+    def compute_logits(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
         tokens = self.embeddings(pixel_values, question)
+        tokens = self.dropout(tokens + make_sinusoidal_positions(*tokens.shape[1:]).to(tokens))
         slots = torch.eye(self.config.num_slots, self.config.hidden_size).to(tokens).expand(len(tokens), -1, -1)
         for _ in range(self.config.num_hidden_layers):
             tokens, slots = self.layer(tokens, slots)
