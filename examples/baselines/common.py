@@ -120,5 +120,6 @@ class BaselineModel(PreTrainedModel):
             init.xavier_uniform_(module.in_proj_weight)
         elif isinstance(module, AiTEmbeddings):
             for parameter in (*module.prefix_tokens, module.position_embeddings):
-                if parameter is not None:
+                # Positions that are no parameter are fixed.
+                if isinstance(parameter, nn.Parameter):
                     init.trunc_normal_(parameter, std=self.config.initializer_range)

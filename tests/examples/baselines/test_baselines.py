@@ -145,6 +145,8 @@ def test_coordination_shares_one_layer_and_starts_from_the_identity(make_config)
     model = build_architecture("coordination", make_config()).eval()
     assert isinstance(model, CoordinationModel)
     assert (model.config.num_hidden_layers, model.config.num_slots, model.config.top_k) == (4, 8, 5)
+    assert 0.01 < model.embeddings.prefix_tokens[0].std() < 0.03
+    assert "embeddings.position_embeddings" not in model.state_dict()  # they are fixed
     seen = []
     model.layer.write.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     with torch.no_grad():
