@@ -1,12 +1,13 @@
 """The list of architectures, and how each is built from the configuration of an AiT."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
-from examples.baselines.common import BaselineConfig
+from examples.baselines.common import OWN_FIELDS, SHARED_FIELDS, BaselineConfig, BaselineModel
 from examples.baselines.coordination import CoordinationModel
 from examples.baselines.perceiver import PerceiverModel
 from examples.baselines.relation_network import RelationNetworkModel
@@ -58,27 +59,53 @@ def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
     return ViTForImageClassification(ViTConfig(**{**{name: getattr(config, name) for name in shared}, **overrides}))
 
 
-def make_builder(model_class: Callable[[BaselineConfig], PreTrainedModel], **defaults: Any) -> Callable:
+@dataclass(frozen=True)
+class Architecture:
+    """
+    An architecture to choose by name.
+
+    Args:
+        description: What it is, for a list in a help text.
+        build: Builds it from the configuration of an AiT and, but for AiT itself, fields that differ.
+        fields: Fields that `baseline_config` may change.
+        is_matched: Whether the width of its MLP may be chosen so that it has as many parameters as the AiT.
+    """
+
+    description: str
+    build: Callable[..., PreTrainedModel]
+    fields: frozenset[str] = frozenset()
+    is_matched: bool = False
+
+
+def describe_baseline(
+    model_class: type[BaselineModel], description: str, is_matched: bool = True, **defaults: Any
+) -> Architecture:
+    """Enter a baseline, with the fields of its published design that are not the AiT's."""
+
     def build(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
         return model_class(BaselineConfig.from_ait(config, **{**defaults, **overrides}))
 
-    return build
+    return Architecture(description, build, frozenset((*SHARED_FIELDS, *OWN_FIELDS)), is_matched)
 
 
-BUILDERS: dict[str, Callable[..., PreTrainedModel]] = {
-    "ait": build_ait,
-    "ait_no_workspace": build_ait_no_workspace,
-    "ait_no_workspace_wide_mlp": build_ait_no_workspace_wide_mlp,
-    "vit": build_vit,
+ARCHITECTURES: dict[str, Architecture] = {
+    "ait": Architecture("the Associative Transformer", build_ait),
+    "ait_no_workspace": Architecture("the workspace is the only difference", build_ait_no_workspace),
+    "ait_no_workspace_wide_mlp": Architecture(
+        "the same with as many parameters as the AiT", build_ait_no_workspace_wide_mlp
+    ),
+    "vit": Architecture("transformers' ViT", build_vit, frozenset(ViTConfig().to_dict()), is_matched=True),
     # Depth and dropout are part of the published design.
-    "coordination": make_builder(CoordinationModel, num_hidden_layers=4, hidden_dropout_prob=0.1),
-    "set_transformer": make_builder(SetTransformerModel),
-    "perceiver": make_builder(PerceiverModel, num_slots=32),
-    "relation_network": make_builder(RelationNetworkModel, intermediate_size=256),
+    "coordination": describe_baseline(
+        CoordinationModel, "TR+HSW, a workspace for each sample", num_hidden_layers=4, hidden_dropout_prob=0.1
+    ),
+    "set_transformer": describe_baseline(SetTransformerModel, "attention through inducing points"),
+    "perceiver": describe_baseline(PerceiverModel, "attention through latents", num_slots=32),
+    # Published with a size of its own, and without anything in common with the AiT's.
+    "relation_network": describe_baseline(
+        RelationNetworkModel, "an MLP on all pairs of cells", is_matched=False, intermediate_size=256
+    ),
 }
-ARCHITECTURES = tuple(BUILDERS)
-# Published with a size of its own, and without anything in common with the AiT's.
-FIXED_SIZE = ("relation_network",)
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -125,13 +152,11 @@ def build_architecture(
         InputError: for an unknown architecture, fields that it does not have, or a task that it cannot do.
     """
     refuse_unknown_keys({name: None, **(baseline_config or {})}, set(ARCHITECTURES), "The list of architectures")
+    architecture = ARCHITECTURES[name]
     overrides = dict((baseline_config or {}).get(name, {}))
-    if name.startswith("ait"):
-        if overrides:
-            raise InputError(f"The architecture {name!r} takes its fields from `model_config`, not `baseline_config`.")
-        return BUILDERS[name](config)
-    known = set((ViTConfig if name == "vit" else BaselineConfig)().to_dict())
-    refuse_unknown_keys(overrides, known, f"`baseline_config` of {name!r}")
-    if match_parameters and name not in FIXED_SIZE and "intermediate_size" not in overrides:
-        overrides["intermediate_size"] = match_intermediate_size(BUILDERS[name], config, overrides)
-    return BUILDERS[name](config, **overrides)
+    if overrides and not architecture.fields:
+        raise InputError(f"The architecture {name!r} takes its fields from `model_config`, not `baseline_config`.")
+    refuse_unknown_keys(overrides, set(architecture.fields), f"`baseline_config` of {name!r}")
+    if match_parameters and architecture.is_matched and "intermediate_size" not in overrides:
+        overrides["intermediate_size"] = match_intermediate_size(architecture.build, config, overrides)
+    return architecture.build(config, **overrides)

@@ -1,9 +1,35 @@
 """Coordination among neural modules through a shared workspace: TR+HSW (Goyal et al., 2022, arXiv 2103.01197)."""
 
+import math
+
 import torch
 from torch import nn
+from transformers import initialization as init
 
-from examples.baselines.common import BaselineConfig, BaselineEmbeddings, BaselineModel
+from examples.baselines.common import BaselineConfig, BaselineModel
+from modeling_ait.embeddings_ait import AiTEmbeddings
+
+
+def make_sinusoidal_positions(num_tokens: int, hidden_size: int) -> torch.Tensor:
+    """The fixed positions of Vaswani et al. (2017), (1, num_tokens, hidden_size)."""
+    positions = torch.arange(num_tokens).unsqueeze(1)
+    frequencies = torch.exp(torch.arange(0, hidden_size, 2) * (-math.log(10_000.0) / hidden_size))
+    table = torch.zeros(1, num_tokens, hidden_size)
+    table[0, :, 0::2] = torch.sin(positions * frequencies)
+    table[0, :, 1::2] = torch.cos(positions * frequencies)[:, : hidden_size // 2]
+    return table
+
+
+class FixedPositionEmbeddings(AiTEmbeddings):
+    """The embeddings of AiT behind a CLS token, with fixed positions."""
+
+    def __init__(self, config: BaselineConfig):
+        super().__init__(
+            BaselineConfig.from_dict({**config.to_dict(), "pooling": "cls", "position_embedding_type": "none"})
+        )
+        del self.position_embeddings
+        positions = make_sinusoidal_positions(self.num_tokens, config.hidden_size)
+        self.register_buffer("position_embeddings", positions, persistent=False)
 
 
 class WorkspaceWrite(nn.Module):
@@ -67,15 +93,22 @@ class CoordinationModel(BaselineModel):
 
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
-        self.embeddings = BaselineEmbeddings(config, use_cls_token=True, use_fixed_positions=True)
+        self.embeddings = FixedPositionEmbeddings(config)
         self.layer = CoordinationLayer(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 0)
         self.post_init()
 
-    def encode(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
+    def compute_logits(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
         tokens = self.embeddings(pixel_values, question)
         slots = torch.eye(self.config.num_slots, self.config.hidden_size).to(tokens).expand(len(tokens), -1, -1)
         for _ in range(self.config.num_hidden_layers):
             tokens, slots = self.layer(tokens, slots)
         return self.classifier(self.layernorm(tokens[:, 0]))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, FixedPositionEmbeddings):
+            positions = make_sinusoidal_positions(module.num_tokens, self.config.hidden_size)
+            init.copy_(module.position_embeddings, positions)

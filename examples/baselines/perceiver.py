@@ -5,7 +5,8 @@ from transformers import PerceiverConfig
 from transformers import PerceiverModel as TransformersPerceiverModel
 from transformers.models.perceiver.modeling_perceiver import PerceiverClassificationDecoder
 
-from examples.baselines.common import BaselineConfig, BaselineEmbeddings, BaselineModel
+from examples.baselines.common import BaselineConfig, BaselineModel
+from modeling_ait.embeddings_ait import AiTEmbeddings
 
 
 class PerceiverModel(BaselineModel):
@@ -29,7 +30,7 @@ class PerceiverModel(BaselineModel):
             initializer_range=(3 * width) ** -0.5,
             id2label=config.id2label,
         )
-        self.embeddings = BaselineEmbeddings(config)
+        self.embeddings = AiTEmbeddings(config)
         self.perceiver = TransformersPerceiverModel(
             inner_config,
             decoder=PerceiverClassificationDecoder(
@@ -41,5 +42,5 @@ class PerceiverModel(BaselineModel):
         )
         self.post_init()
 
-    def encode(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
+    def compute_logits(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
         return self.perceiver(inputs=self.embeddings(pixel_values, question)).logits

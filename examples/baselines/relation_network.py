@@ -40,7 +40,7 @@ class RelationNetworkModel(BaselineModel):
         self.classifier = nn.Linear(width, config.num_labels or 0)
         self.post_init()
 
-    def encode(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
+    def compute_logits(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
         cells = self.convolutions(pixel_values)
         batch_size, _, rows, columns = cells.shape
         grid = torch.stack(
@@ -49,8 +49,6 @@ class RelationNetworkModel(BaselineModel):
         cells = torch.cat([cells, grid.expand(batch_size, -1, -1, -1)], dim=1)
         cells = cells.flatten(2).transpose(1, 2)  # (batch_size, num_cells, NUM_CHANNELS + 2)
         pairs = self.first_cell(cells).unsqueeze(1) + self.second_cell(cells).unsqueeze(2)
-        if (question is None) != (self.question is None):
-            raise ValueError("`question` must be given if and only if the configuration has a `question_size`.")
         if question is not None and self.question is not None:
             pairs = pairs + self.question(question.to(cells.dtype))[:, None, None]
         # (batch_size, num_cells, num_cells, width) -> (batch_size, width)

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from examples.baselines.common import BaselineConfig, BaselineEmbeddings, BaselineModel
+from examples.baselines.common import BaselineConfig, BaselineModel
+from modeling_ait.embeddings_ait import AiTEmbeddings
 
 
 class AttentionBlock(nn.Module):
@@ -54,13 +55,13 @@ class SetTransformerModel(BaselineModel):
 
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
-        self.embeddings = BaselineEmbeddings(config)
+        self.embeddings = AiTEmbeddings(config)
         self.layers = nn.Sequential(*(InducedLayer(config) for _ in range(config.num_hidden_layers)))
         self.pool = LearnedQueries(config, 1)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 0)
         self.post_init()
 
-    def encode(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
+    def compute_logits(self, pixel_values: torch.Tensor, question: torch.Tensor | None) -> torch.Tensor:
         return self.classifier(self.pool(self.layers(self.embeddings(pixel_values, question)))[:, 0])
 
     @torch.no_grad()

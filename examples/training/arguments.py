@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 
+from examples.baselines import ARCHITECTURES
 from examples.data.arguments import DataArguments
 from examples.errors import InputError, refuse_unknown_keys
 from modeling_ait import AiTConfig
@@ -29,9 +30,9 @@ class ModelArguments:
     architecture: str = field(
         default="ait",
         metadata={
-            "help": "ait, or a baseline built from the same fields: ait_no_workspace (the workspace is the only "
-            "difference), ait_no_workspace_wide_mlp (the same with as many parameters as the AiT), vit, "
-            "coordination, set_transformer, perceiver, relation_network."
+            "help": "What to build from `model_config`: "
+            + ", ".join(f"{name} ({architecture.description})" for name, architecture in ARCHITECTURES.items())
+            + "."
         },
     )
     baseline_config: dict | str | None = field(

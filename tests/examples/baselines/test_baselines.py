@@ -1,15 +1,19 @@
 """Baselines: gradients, matched sizes, what each design says, and refusals."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
 from transformers import PerceiverModel as TransformersPerceiverModel
 from transformers import ViTForImageClassification
 
 from examples.baselines import ARCHITECTURES, build_architecture, count_parameters
-from examples.baselines.common import BaselineConfig
+from examples.baselines.common import BaselineConfig, BaselineModel
 from examples.baselines.coordination import CoordinationModel, WorkspaceWrite
 from examples.baselines.relation_network import RelationNetworkModel
 from examples.baselines.set_transformer import SetTransformerModel
+from examples.training.arguments import ModelArguments
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -76,6 +80,13 @@ def test_architecture_trains_and_predicts_each_sample_alone(name, question_size,
 def test_baseline_is_saved_and_loaded(name, make_config, tmp_path):
     model = build_architecture(name, make_config()).eval()
     model.save_pretrained(tmp_path)
+    # Neither the code nor the type of an AiT, which would open it as something else.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model_type"] == "ait_baseline"
+    assert "auto_map" not in saved
+    with pytest.raises(ValueError, match="'ait_baseline'"):
+        AiTForImageClassification.from_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path).eval()
     inputs = make_batch(make_config())
     with torch.no_grad():
@@ -134,6 +145,8 @@ def test_coordination_shares_one_layer_and_starts_from_the_identity(make_config)
     model = build_architecture("coordination", make_config()).eval()
     assert isinstance(model, CoordinationModel)
     assert (model.config.num_hidden_layers, model.config.num_slots, model.config.top_k) == (4, 8, 5)
+    assert 0.01 < model.embeddings.prefix_tokens[0].std() < 0.03
+    assert "embeddings.position_embeddings" not in model.state_dict()  # they are fixed
     seen = []
     model.layer.write.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     with torch.no_grad():
@@ -214,6 +227,8 @@ def test_relation_network_sums_over_all_pairs(make_config):
         ("coordination", {}, {"coordination": {"topk": 3}}, "unknown key 'topk'. Did you mean 'top_k'"),
         ("coordination", {}, {"coordination": {"num_attention_heads": 5}}, "divisor of `hidden_size`"),
         ("coordination", {}, {"coordination": {"top_k": 0}}, "`top_k` must be a positive integer, but got 0"),
+        ("coordination", {}, {"coordination": {"num_memory_slots": 3}}, "unknown key 'num_memory_slots'"),
+        ("coordination", {}, {"coordination": {"top_k": "3"}}, "`top_k` must be of type int, but got '3'"),
         ("ait", {}, {"ait": {"hidden_size": 8}}, "takes its fields from `model_config`"),
         ("vit", {"question_size": 18}, None, "takes no question.*ait_no_workspace"),
     ],
@@ -230,3 +245,35 @@ def test_question_must_fit_the_model(make_config):
             model = build_architecture(name, make_config(question_size=question_size))
             with pytest.raises(ValueError, match="`question` must be given if and only if"):
                 model(torch.randn(5, 3, 16, 16), question=question)
+
+
+class FeaturesModel(BaselineModel):
+    """A baseline whose author forgot the classifier."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.projection = torch.nn.Linear(3, config.hidden_size)
+        self.post_init()
+
+    def compute_logits(self, pixel_values, question):
+        return self.projection(pixel_values.mean(dim=(2, 3)))
+
+
+def test_logits_of_another_shape_are_refused(make_config):
+    message = r"`FeaturesModel.compute_logits` must return.*\(5, 3\), but returned \(5, 32\)"
+    with pytest.raises(ValueError, match=message):
+        FeaturesModel(BaselineConfig.from_ait(make_config()))(**make_batch(make_config()))
+
+
+def test_baseline_keeps_its_design_whatever_the_ait_has(make_config):
+    """What decides between designs of AiT leaves the baselines as they were published."""
+    fields = {"pooling": "flatten", "position_embedding_type": "none", "num_register_tokens": 2}
+    for name in ("coordination", "set_transformer", "perceiver"):
+        keys = [set(build_architecture(name, make_config(**other)).state_dict()) for other in ({}, fields)]
+        assert keys[0] == keys[1]
+
+
+def test_help_text_lists_every_architecture():
+    help_text = next(f for f in dataclasses.fields(ModelArguments) if f.name == "architecture").metadata["help"]
+    for name, architecture in ARCHITECTURES.items():
+        assert f"{name} ({architecture.description})" in help_text
