@@ -33,6 +33,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 OWN_FLAGS = (
     "architecture",
     "baseline_config",
+    "dataset_config_name",
     "match_parameters",
     "model_config",
     "model_name_or_path",
@@ -138,10 +139,10 @@ def make_config(size: str | None, fields: dict[str, Any]) -> AiTConfig:
 
 
 def refuse_own_flags(passed_on: list[str]) -> None:
-    """Refuse to pass on what the comparison sets itself, also with dashes."""
+    """Refuse to pass on what the comparison sets itself, also with dashes or shortened."""
     for flag in passed_on:
         name = flag.removeprefix("--").split("=")[0].replace("-", "_")
-        if flag.startswith("--") and name in OWN_FLAGS:
+        if flag.startswith("--") and any(own.startswith(name) for own in OWN_FLAGS if len(name) > 2):
             raise InputError(
                 f"{flag!r} cannot be passed on: the comparison sets it. Put it into the recipe, or use the flags that "
                 "`--help` lists."

@@ -75,6 +75,9 @@ def start_run(run: Run, num_threads: int) -> subprocess.Popen:
 def stop_runs(processes: Iterable[subprocess.Popen]) -> None:
     """End the processes and whatever they started; what does not end when it is asked to is killed."""
     processes = list(processes)
+    # A second signal must not end this before the processes have ended.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if processes else ():
+        signal.signal(number, signal.SIG_IGN)
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -94,7 +97,7 @@ def exit_on_signals() -> Iterator[None]:
     def exit_cleanly(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, exit_cleanly) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, exit_cleanly) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         yield
     finally:
@@ -121,8 +124,8 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
     num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
     waiting, running = list(runs), dict[Run, subprocess.Popen]()
     start, num_finished = time.monotonic(), 0
-    try:
-        with exit_on_signals():
+    with exit_on_signals():
+        try:
             while waiting or running:
                 while waiting and len(running) < num_parallel:
                     run = waiting.pop(0)
@@ -130,8 +133,10 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
                     print(f"run {len(runs) - len(waiting)} of {len(runs)}: {run.title}; log: {run.log}", flush=True)
                 time.sleep(POLL_SECONDS)
                 for run in [run for run, process in running.items() if process.poll() is not None]:
-                    status = running.pop(run).returncode
+                    process = running.pop(run)
+                    status = process.returncode
                     if status != 0 or not is_finished(run):
+                        stop_runs([process])
                         end = run.log.read_text(encoding="utf-8", errors="replace")[-1500:]
                         raise InputError(
                             f"The run failed with status {status}: {shlex.join(run.command)}\nIts log {run.log} ends "
@@ -142,5 +147,5 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
                     num_finished += 1
                     progress = describe_progress(num_finished, len(runs), time.monotonic() - start)
                     print(f"{run.title}: {100 * results['accuracy']:.2f} %; {progress}", flush=True)
-    finally:
-        stop_runs(running.values())
+        finally:
+            stop_runs(running.values())

@@ -5,11 +5,14 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
+
+from modeling_ait import AiTPreTrainedModel
 
 
 TRAINING, INFERENCE = "training", "inference"
@@ -135,7 +138,10 @@ def count_flops(build: Builder, mode: str, setting: CostSetting) -> float:
     """
     # The counter follows gradients into modules where there are any, and there stumbles over learned inputs.
     model = build().train(mode == TRAINING).requires_grad_(False)
-    inputs = make_inputs(model, CostSetting(setting.batch_size))
+    inputs: dict[str, Any] = make_inputs(model, CostSetting(setting.batch_size))
+    if isinstance(model, AiTPreTrainedModel):
+        # A frozen workspace is not written of itself.
+        inputs["update_memory"] = mode == TRAINING
     # The counter does not know the CPU's fused attention; as plain matrix products it is counted.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(**inputs)

@@ -238,7 +238,7 @@ def test_stopped_comparison_ends_its_runs(recipe, tmp_path):
     run = f"--output_dir {tmp_path / 'runs' / 'tiny' / 'ait-seed_0'}"
 
     def count_processes():
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
         return sum(run in line for line in listed.splitlines())
 
     try:
