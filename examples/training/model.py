@@ -14,7 +14,7 @@ from transformers import (
     logging,
     set_seed,
 )
-from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from examples.baselines import build_architecture
 from examples.data.arguments import DataArguments
@@ -26,6 +26,11 @@ from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalR
 logger = logging.get_logger(__name__)
 
 MODEL_CLASSES = (AiTModel, AiTForImageClassification, AiTForRelationalReasoning)
+
+
+def flatten_message(error: Exception) -> str:
+    """The message of an error in one line."""
+    return " ".join(str(error).split())
 
 
 def check_statistics(statistics: dict[str, list[float] | None], num_channels: int) -> None:
@@ -105,18 +110,16 @@ def load_image_processor(
     return processor
 
 
-def flatten_message(error: Exception) -> str:
-    """The message of an error in one line."""
-    return " ".join(str(error).split())
-
-
 def check_checkpoint_type(name_or_path: str) -> None:
     """
     Check that a checkpoint is an AiT, before anything is built from it.
 
     Raises:
+        OSError: if it has no configuration that can be read.
         InputError: if its configuration is of another model, or of none.
     """
+    # Raises where there is none, for which the next line would give an empty mapping.
+    cached_file(name_or_path, CONFIG_NAME)
     saved, _ = PreTrainedConfig.get_config_dict(name_or_path)
     model_type, architectures = saved.get("model_type"), saved.get("architectures") or []
     known = [model_class.__name__ for model_class in MODEL_CLASSES]
@@ -155,7 +158,7 @@ def check_weights(name_or_path: str, model: PreTrainedModel, loading_info: dict[
             )
 
 
-def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **fields: Any) -> PreTrainedModel:
+def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **fields: Any) -> AiTPreTrainedModel:
     """
     Load an AiT whose weights all come from a checkpoint, but for a classifier of other labels.
 
@@ -171,15 +174,16 @@ def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **
     try:
         check_checkpoint_type(name_or_path)
         # Sizes that do not match are refused below, with their names, where they are not the classifier's.
-        model, loading_info = model_class.from_pretrained(
+        loaded: Any = model_class.from_pretrained(
             name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **fields
         )
+        model, loading_info = loaded
         check_weights(name_or_path, model, loading_info)
         takes_question = model_class is AiTForRelationalReasoning
         if model_class is not AiTModel and (model.config.question_size is not None) != takes_question:
             raise InputError(
                 f"The checkpoint {name_or_path!r} was trained with a question (`question_size` "
-                f"{model.config.question_size}), but the images here come without. Use `examples.relational_reasoning`."
+                f"{model.config.question_size}), but the images here come without one."
             )
         old_shape = model.config.image_shape
         if image_size is not None:
@@ -190,9 +194,9 @@ def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **
                 f"The positions of {name_or_path!r} are resized, from images of {old_height} x {old_width} pixels to "
                 f"{height} x {width}."
             )
-    except InputError:
-        raise
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {flatten_message(error)}") from error
     return model
 
@@ -262,8 +266,7 @@ def build_model(
             raise InputError(flatten_message(error)) from error
         check_problem_type(model.config.problem_type)
         return model, make_image_processor(config, data)
-    model = load_checkpoint(
-        checkpoint, AiTForImageClassification if question_size is None else AiTForRelationalReasoning, **fields
-    )
-    check_problem_type(model.config.problem_type)
-    return model, load_image_processor(checkpoint, model.config, data, is_resized="image_size" in fields)
+    model_class = AiTForImageClassification if question_size is None else AiTForRelationalReasoning
+    ait = load_checkpoint(checkpoint, model_class, **fields)
+    check_problem_type(ait.config.problem_type)
+    return ait, load_image_processor(checkpoint, ait.config, data, is_resized="image_size" in fields)
