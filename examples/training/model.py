@@ -118,8 +118,8 @@ def check_checkpoint_type(name_or_path: str) -> None:
         OSError: if it has no configuration that can be read.
         InputError: if its configuration is of another model, or of none.
     """
-    # Raises where there is none, for which the next line would give an empty mapping.
-    cached_file(name_or_path, CONFIG_NAME)
+    if cached_file(name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
+        raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.")
     saved, _ = PreTrainedConfig.get_config_dict(name_or_path)
     model_type, architectures = saved.get("model_type"), saved.get("architectures") or []
     known = [model_class.__name__ for model_class in MODEL_CLASSES]
