@@ -111,4 +111,4 @@ class CoordinationModel(BaselineModel):
         super()._init_weights(module)
         if isinstance(module, FixedPositionEmbeddings):
             positions = make_sinusoidal_positions(module.num_tokens, self.config.hidden_size)
-            init.copy_(module.position_embeddings, positions)
+            init.copy_(module.get_buffer("position_embeddings"), positions)

@@ -1,17 +1,54 @@
 """The model of a run and its image processor, from scratch or from a checkpoint."""
 
+import json
+import math
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, ViTImageProcessorPil, is_torchvision_available, logging, set_seed
+from safetensors import SafetensorError
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViTImageProcessorPil,
+    is_torchvision_available,
+    logging,
+    set_seed,
+)
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from examples.baselines import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
-from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
 
 
 logger = logging.get_logger(__name__)
+
+MODEL_CLASSES = (AiTModel, AiTForImageClassification, AiTForRelationalReasoning)
+
+
+def flatten_message(error: Exception) -> str:
+    """The message of an error in one line."""
+    return " ".join(str(error).split())
+
+
+def check_statistics(statistics: dict[str, list[float] | None], num_channels: int) -> None:
+    """
+    Check the mean and the standard deviation that images are normalised with, as far as they are given.
+
+    Raises:
+        InputError: if there is not one finite value per channel, or a standard deviation is not positive.
+    """
+    for name, values in statistics.items():
+        if values is None:
+            continue
+        if not isinstance(values, (list, tuple)) or len(values) != num_channels:
+            raise InputError(f"`{name}` must have one value per channel ({num_channels}), but got {values}.")
+        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+            raise InputError(f"`{name}` must have finite numbers only, but got {values}.")
+        if name == "image_std" and min(values) <= 0:
+            raise InputError(f"`image_std` must have positive numbers only, but got {values}.")
 
 
 def make_image_processor(config: AiTConfig, data: DataArguments) -> ViTImageProcessorPil:
@@ -23,14 +60,185 @@ def make_image_processor(config: AiTConfig, data: DataArguments) -> ViTImageProc
         processor_class = ViTImageProcessor
     height, width = config.image_shape
     statistics = {"image_mean": data.image_mean, "image_std": data.image_std}
-    for name, values in statistics.items():
-        if values is not None and len(values) != config.num_channels:
-            raise InputError(f"`{name}` must have one value per channel ({config.num_channels}), but got {values}.")
+    check_statistics(statistics, config.num_channels)
     return processor_class(
         size={"height": height, "width": width},
         do_convert_rgb=True,
         **{name: values for name, values in statistics.items() if values is not None},
     )
+
+
+def load_image_processor(
+    name_or_path: str, config: AiTConfig, data: DataArguments, is_resized: bool
+) -> ViTImageProcessorPil:
+    """
+    Load the image processor of a checkpoint, with the mean and deviation of the arguments where they are given.
+
+    A checkpoint that has none gets a new one.
+
+    Args:
+        name_or_path: Hub id or folder.
+        config: Configuration of the model.
+        data: Arguments with `image_mean` and `image_std`.
+        is_resized: Whether the images shall have the model's size in place of the processor's.
+
+    Raises:
+        InputError: if there is one that cannot be read, or statistics that cannot work.
+    """
+    overrides: dict[str, Any] = {"image_mean": data.image_mean, "image_std": data.image_std}
+    overrides = {name: values for name, values in overrides.items() if values is not None}
+    check_statistics(overrides, config.num_channels)
+    try:
+        file = cached_file(name_or_path, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            logger.warning(f"{name_or_path!r} has no image processor: a new one is made from the arguments.")
+            return make_image_processor(config, data)
+        saved = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not isinstance(saved, dict) or not saved:
+            raise ValueError(f"it holds {saved!r} in place of a mapping of fields")
+        if is_resized:
+            height, width = config.image_shape
+            sizes = ["size"] + ["crop_size"] * ("crop_size" in saved)
+            overrides |= {name: {"height": height, "width": width} for name in sizes}
+        processor = ViTImageProcessorPil.from_pretrained(name_or_path, **overrides)
+        check_statistics({name: getattr(processor, name) for name in ("image_mean", "image_std")}, config.num_channels)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"The image processor of {name_or_path!r} ({IMAGE_PROCESSOR_NAME}) cannot be used: "
+            f"{flatten_message(error)} Restore the file, or remove it to get a new one made from the arguments."
+        ) from error
+    return processor
+
+
+def check_checkpoint_type(name_or_path: str) -> None:
+    """
+    Check that a checkpoint is an AiT, before anything is built from it.
+
+    Raises:
+        OSError: if it has no configuration that can be read.
+        InputError: if its configuration is of another model, or of none.
+    """
+    if cached_file(name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
+        raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.")
+    saved, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    model_type, architectures = saved.get("model_type"), saved.get("architectures") or []
+    known = [model_class.__name__ for model_class in MODEL_CLASSES]
+    if model_type != AiTConfig.model_type or any(name not in known for name in architectures):
+        raise InputError(
+            f"{name_or_path!r} is no checkpoint of an AiT: its config.json says `model_type` {model_type!r} and "
+            f"`architectures` {architectures}, in place of {AiTConfig.model_type!r} and one of {', '.join(known)}."
+        )
+
+
+def check_weights(name_or_path: str, model: PreTrainedModel, loading_info: dict[str, Any]) -> None:
+    """
+    Check that all weights but the classifier's come from the checkpoint.
+
+    Raises:
+        InputError: if some do not, or are not finite; the message has their names.
+    """
+    faults = {
+        "missing": set(loading_info["missing_keys"]),
+        "unknown": set(loading_info["unexpected_keys"]),
+        "of another shape": {name for name, *_ in loading_info["mismatched_keys"]},
+        "not finite": {
+            name
+            for name, tensor in model.state_dict().items()
+            if tensor.is_floating_point() and not tensor.isfinite().all()
+        },
+    }
+    for fault, names in faults.items():
+        if fault != "not finite":
+            names = {name for name in names if not name.startswith("classifier.")}
+        if names:
+            listed = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise InputError(
+                f"The checkpoint {name_or_path!r} does not fit: {len(names)} weights are {fault} ({listed}). Only the "
+                "classifier may be new: leave `model_config` as it was in training, or take another checkpoint."
+            )
+
+
+def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **fields: Any) -> AiTPreTrainedModel:
+    """
+    Load an AiT whose weights all come from a checkpoint, but for a classifier of other labels.
+
+    Args:
+        name_or_path: Hub id or folder.
+        model_class: Class to load it with.
+        fields: Fields of its configuration that differ. Another `image_size` resizes the positions.
+
+    Raises:
+        InputError: if it is not there, holds another model, or would leave weights at random.
+    """
+    image_size = fields.pop("image_size", None)
+    try:
+        check_checkpoint_type(name_or_path)
+        # Sizes that do not match are refused below, with their names, where they are not the classifier's.
+        loaded: Any = model_class.from_pretrained(
+            name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **fields
+        )
+        model, loading_info = loaded
+        check_weights(name_or_path, model, loading_info)
+        takes_question = model_class is AiTForRelationalReasoning
+        if model_class is not AiTModel and (model.config.question_size is not None) != takes_question:
+            raise InputError(
+                f"The checkpoint {name_or_path!r} was trained with a question (`question_size` "
+                f"{model.config.question_size}), but the images here come without one."
+            )
+        old_shape = model.config.image_shape
+        if image_size is not None:
+            model.resize_positions(image_size)
+        if model.config.image_shape != old_shape:
+            (height, width), (old_height, old_width) = model.config.image_shape, old_shape
+            logger.warning(
+                f"The positions of {name_or_path!r} are resized, from images of {old_height} x {old_width} pixels to "
+                f"{height} x {width}."
+            )
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {flatten_message(error)}") from error
+    return model
+
+
+def build_from_scratch(arguments: ModelArguments, fields: dict[str, Any]) -> tuple[AiTConfig, PreTrainedModel]:
+    """Build an AiT, or what it is compared with, and return it with the configuration of the AiT."""
+    config = AiTConfig.from_size(arguments.size, **fields) if arguments.size else AiTConfig(**fields)
+    model = build_architecture(
+        arguments.architecture,
+        config,
+        arguments.baseline_config,  # type: ignore[arg-type]  # a mapping after parsing
+        arguments.match_parameters,
+    )
+    return config, model
+
+
+def check_arguments(arguments: ModelArguments, fields: dict[str, Any]) -> None:
+    """
+    Check what the configuration itself does not know.
+
+    Raises:
+        InputError: for a field that the scripts cannot train with, or arguments that exclude each other.
+    """
+    if fields.get("num_channels", 3) != 3:
+        raise InputError(
+            f"`num_channels` is {fields['num_channels']}, but this script turns every image into RGB: leave it at 3."
+        )
+    if arguments.reset_memory and arguments.architecture != "ait":
+        raise InputError(f"`reset_memory` needs the architecture 'ait', but got {arguments.architecture!r}.")
+    if arguments.model_name_or_path is not None and arguments.size is not None:
+        raise InputError("Give `size` or `model_name_or_path`, not both: a checkpoint has its size.")
+    if arguments.model_name_or_path is not None and arguments.architecture != "ait":
+        raise InputError("Give `architecture` or `model_name_or_path`, not both: a checkpoint is an AiT.")
+
+
+def check_problem_type(problem_type: str | None) -> None:
+    """Raise an `InputError` for a loss that takes other labels than one class per image."""
+    if problem_type not in (None, "single_label_classification"):
+        raise InputError(
+            f"`problem_type` is {problem_type!r}, but every image here has one label: use "
+            "'single_label_classification', for instance by `model_config`, or leave it out."
+        )
 
 
 def build_model(
@@ -42,49 +250,23 @@ def build_model(
     Raises:
         InputError: for fields that cannot work, or a checkpoint that is not there or holds another model.
     """
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-    }
     fields: dict[str, Any] = dict(arguments.model_config or {})  # type: ignore[arg-type]  # a mapping after parsing
-    if fields.get("num_channels", 3) != 3:
-        raise InputError(
-            f"`num_channels` is {fields['num_channels']}, but this script turns every image into RGB: leave it at 3."
-        )
+    check_arguments(arguments, fields)
+    check_problem_type(fields.get("problem_type"))
+    fields["id2label"] = dict(enumerate(label_names))
+    fields["label2id"] = {name: index for index, name in enumerate(label_names)}
     if question_size is not None:
         fields["question_size"] = question_size
-    if arguments.reset_memory and arguments.architecture != "ait":
-        raise InputError(f"`reset_memory` needs the architecture 'ait', but got {arguments.architecture!r}.")
     set_seed(seed)
-    try:
-        if arguments.model_name_or_path is None:
-            config = (
-                AiTConfig.from_size(arguments.size, **fields, **labels)
-                if arguments.size
-                else AiTConfig(**fields, **labels)
-            )
-            model = build_architecture(
-                arguments.architecture,
-                config,
-                arguments.baseline_config,  # type: ignore[arg-type]  # a mapping after parsing
-                arguments.match_parameters,
-            )
-            return model, make_image_processor(config, data)
-        if arguments.size is not None:
-            raise InputError("Give `size` or `model_name_or_path`, not both: a checkpoint has its size.")
-        if arguments.architecture != "ait":
-            raise InputError("Give `architecture` or `model_name_or_path`, not both: a checkpoint is an AiT.")
-        model_class = AiTForImageClassification if question_size is None else AiTForRelationalReasoning
-        model = model_class.from_pretrained(
-            arguments.model_name_or_path, ignore_mismatched_sizes=True, **fields, **labels
-        )
-    except (ValueError, OSError) as error:
-        raise InputError(str(error)) from error
-    try:
-        processor = ViTImageProcessorPil.from_pretrained(arguments.model_name_or_path)
-    except OSError:
-        logger.warning(
-            f"{arguments.model_name_or_path!r} has no image processor: a new one is made from the arguments."
-        )
-        return model, make_image_processor(model.config, data)
-    return model, processor
+    checkpoint = arguments.model_name_or_path
+    if checkpoint is None:
+        try:
+            config, model = build_from_scratch(arguments, fields)
+        except ValueError as error:
+            raise InputError(flatten_message(error)) from error
+        check_problem_type(model.config.problem_type)
+        return model, make_image_processor(config, data)
+    model_class = AiTForImageClassification if question_size is None else AiTForRelationalReasoning
+    ait = load_checkpoint(checkpoint, model_class, **fields)
+    check_problem_type(ait.config.problem_type)
+    return ait, load_image_processor(checkpoint, ait.config, data, is_resized="image_size" in fields)

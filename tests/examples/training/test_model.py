@@ -1,0 +1,221 @@
+"""The model of a run: what of a checkpoint is taken over, what may be new, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from examples.baselines import build_architecture
+from examples.data.arguments import DataArguments
+from examples.errors import InputError
+from examples.training.arguments import ModelArguments
+from examples.training.model import build_model, load_checkpoint
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel
+from modeling_ait.embeddings_ait import interpolate_positions
+from tests.examples.conftest import TINY_MODEL
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder with a tiny AiT of two classes and its image processor."""
+    torch.manual_seed(0)
+    folder = tmp_path / "checkpoint"
+    AiTForImageClassification(AiTConfig(**TINY_MODEL)).save_pretrained(folder)
+    ViTImageProcessorPil(
+        size={"height": 8, "width": 8}, image_mean=[0.1, 0.2, 0.3], image_std=[0.7, 0.8, 0.9]
+    ).save_pretrained(folder)
+    return folder
+
+
+def build(checkpoint, label_names=("a", "b"), question_size=None, data=None, **fields):
+    arguments = ModelArguments(model_name_or_path=str(checkpoint), model_config=fields)
+    return build_model(arguments, data or DataArguments(), list(label_names), 0, question_size)
+
+
+def assert_refused(message, *arguments, **fields):
+    with pytest.raises(InputError, match=message) as caught:
+        build(*arguments, **fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoint_is_taken_over_but_for_the_classifier(checkpoint):
+    model, processor = build(checkpoint, ("x", "y", "z"))
+    saved = load_file(checkpoint / "model.safetensors")
+    state = model.state_dict()
+    assert set(state) == set(saved)
+    for name, tensor in state.items():
+        assert name.startswith("classifier.") or torch.equal(tensor, saved[name])
+    assert (state["classifier.weight"].shape[0], model.config.id2label[2]) == (3, "z")
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+
+
+def test_backbone_gets_a_classifier(checkpoint):
+    AiTModel.from_pretrained(checkpoint).save_pretrained(checkpoint / "backbone")
+    model = load_checkpoint(str(checkpoint / "backbone"), AiTForImageClassification)
+    saved = load_file(checkpoint / "model.safetensors")
+    assert torch.equal(
+        model.state_dict()["ait.layers.0.attention.q_proj.weight"], saved["ait.layers.0.attention.q_proj.weight"]
+    )
+
+
+def test_another_image_size_resizes_positions_and_processor(checkpoint, caplog, tmp_path):
+    model, processor = build(checkpoint, image_size=16)
+    before = load_file(checkpoint / "model.safetensors")["ait.embeddings.position_embeddings"]
+    expected = interpolate_positions(before, (2, 2), (4, 4))
+    assert torch.equal(model.ait.embeddings.position_embeddings, expected)
+    assert (model.config.image_size, dict(processor.size)) == (16, {"height": 16, "width": 16})
+    assert "from images of 8 x 8 pixels to 16 x 16" in caplog.text
+    model.save_pretrained(tmp_path / "saved")
+    loaded, _ = build(tmp_path / "saved")
+    assert torch.equal(loaded.ait.embeddings.position_embeddings, expected)
+
+
+def test_the_same_image_size_changes_nothing(checkpoint, caplog):
+    model, _ = build(checkpoint, image_size=8)
+    before = load_file(checkpoint / "model.safetensors")["ait.embeddings.position_embeddings"]
+    assert torch.equal(model.ait.embeddings.position_embeddings, before)
+    assert "resized" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 32}, r"weights are of another shape \(.*ait\.embeddings.* and \d+ more\)"),
+        ({"num_memory_slots": 5}, r"2 weights are of another shape \(ait\.memory\.layer_0"),
+        ({"num_hidden_layers": 3}, r"weights are missing \(ait\.layers\.2"),
+        ({"num_hidden_layers": 1}, r"weights are unknown \(ait\.layers\.1"),
+        ({"num_register_tokens": 1}, "weights are missing|of another shape"),
+        ({"image_size": 10}, "`image_size` must be a multiple of `patch_size`"),
+        ({"image_size": "16"}, "`image_size` must be of type"),
+        ({"hidden_size": "16"}, "`hidden_size` must be of type int, but got '16'"),
+        ({"problem_type": "multi_label_classification"}, "`problem_type` is 'multi_label_classification'"),
+    ],
+)
+def test_fields_that_do_not_fit_the_checkpoint_are_refused(fields, message, checkpoint):
+    assert_refused(message, checkpoint, **fields)
+
+
+@pytest.mark.parametrize("size", [None, "small"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": "16"}, "`hidden_size` must be of type int, but got '16'"),
+        ({"bottleneck_size": 2.5}, "`bottleneck_size` must be of type"),
+        ({"problem_type": "regression"}, "`problem_type` is 'regression', but every image here has one label"),
+    ],
+)
+def test_fields_that_cannot_work_are_refused(fields, message, size):
+    arguments = ModelArguments(size=size, model_config={**TINY_MODEL, **fields})
+    with pytest.raises(InputError, match=message) as caught:
+        build_model(arguments, DataArguments(), ["a", "b"], seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def make_vit(folder):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=16)).save_pretrained(folder)
+
+
+def make_baseline(folder):
+    build_architecture("set_transformer", AiTConfig(**TINY_MODEL)).save_pretrained(folder)
+
+
+def make_empty_config(folder):
+    AiTForImageClassification(AiTConfig(**TINY_MODEL)).save_pretrained(folder)
+    (folder / "config.json").write_text("{}")
+
+
+def make_broken_config(folder):
+    make_empty_config(folder)
+    (folder / "config.json").write_text('{"model_type": "ait"')
+
+
+def make_renamed_baseline(folder):
+    """The configuration claims an AiT; the weights are another model's."""
+    make_baseline(folder)
+    AiTConfig(**TINY_MODEL).save_pretrained(folder)
+
+
+def make_halved_weights(folder):
+    AiTForImageClassification(AiTConfig(**TINY_MODEL)).save_pretrained(folder)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def make_weights_that_are_not_finite(folder):
+    AiTForImageClassification(AiTConfig(**TINY_MODEL)).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["ait.memory.layer_1"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def make_relational(folder):
+    AiTForRelationalReasoning(AiTConfig(**TINY_MODEL, question_size=18)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (make_vit, "is no checkpoint of an AiT: .*'vit'.*'ait'"),
+        (make_baseline, "'ait_baseline' and `architectures` .*SetTransformerModel"),
+        (make_empty_config, "`model_type` None"),
+        (make_broken_config, "cannot be loaded: .*not a valid JSON file"),
+        (make_renamed_baseline, r"weights are missing \(ait\."),
+        (make_halved_weights, "cannot be loaded: "),
+        (make_weights_that_are_not_finite, r"1 weights are not finite \(ait\.memory\.layer_1\)"),
+        (make_relational, "was trained with a question"),
+        (lambda folder: folder.mkdir(), "it has no config.json"),
+        (lambda folder: folder.write_text("text"), "cannot be loaded: "),
+    ],
+)
+def test_what_is_no_checkpoint_of_this_model_is_refused(make, message, tmp_path):
+    make(tmp_path / "checkpoint")
+    assert_refused(message, tmp_path / "checkpoint")
+
+
+def test_images_alone_do_not_teach_to_answer_questions(checkpoint):
+    assert_refused(r"weights are missing \(ait\.embeddings\.question_embeddings", checkpoint, question_size=18)
+
+
+def test_checkpoint_with_another_loss_is_refused_unless_it_is_changed(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
+    assert_refused("use 'single_label_classification'", checkpoint)
+    model, _ = build(checkpoint, problem_type="single_label_classification")
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_image_statistics_of_the_arguments_win_over_the_checkpoint(checkpoint):
+    _, processor = build(checkpoint, data=DataArguments(image_mean=[0.5, 0.5, 0.5]))
+    assert (list(processor.image_mean), list(processor.image_std)) == ([0.5, 0.5, 0.5], [0.7, 0.8, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        ({"image_mean": [0.5]}, r"`image_mean` must have one value per channel \(3\), but got \[0.5\]"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "`image_std` must have positive numbers only"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "`image_mean` must have finite numbers only"),
+    ],
+)
+def test_image_statistics_that_cannot_work_are_refused(statistics, message, checkpoint):
+    assert_refused(message, checkpoint, data=DataArguments(**statistics))
+    with pytest.raises(InputError, match=message):
+        build_model(ModelArguments(model_config=TINY_MODEL), DataArguments(**statistics), ["a", "b"], seed=0)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"image_mean": [0.1', b"{}", b"[]", b"\xff\xfe", b'{"image_mean": [0.1], "image_std": [0.9]}']
+)
+def test_broken_image_processor_is_refused(content, checkpoint):
+    (checkpoint / "preprocessor_config.json").write_bytes(content)
+    assert_refused(r"The image processor of .* \(preprocessor_config.json\) cannot be used", checkpoint)
+
+
+def test_missing_image_processor_is_made_anew_and_said(checkpoint, caplog):
+    (checkpoint / "preprocessor_config.json").unlink()
+    _, processor = build(checkpoint, data=DataArguments(image_mean=[0.4, 0.4, 0.4]))
+    assert (list(processor.image_mean), dict(processor.size)) == ([0.4] * 3, {"height": 8, "width": 8})
+    assert "has no image processor: a new one is made" in caplog.text
