@@ -17,9 +17,10 @@ from transformers import HfArgumentParser
 
 from examples.data.arguments import DataArguments
 from examples.data.catalog import Benchmark, find_benchmark
+from examples.data.decoding import check_images, leave_out_bad_images
 from examples.data.generated import SPLITS
 from examples.data.labels import read_label_names
-from examples.data.loading import choose_column, load_splits
+from examples.data.loading import choose_column, choose_image_column, load_splits
 from examples.data.sort_of_clevr import ANSWERS, describe_question
 from examples.errors import InputError, run_script
 
@@ -96,9 +97,8 @@ def draw_preview(
     if arguments.preview_split not in splits:
         raise InputError(f"There is no split {arguments.preview_split!r}. The data set has: {', '.join(splits)}.")
     data = splits[arguments.preview_split]
-    image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
     label_columns = ("label", "labels", "answers") if benchmark is None else (benchmark.label_column,)
-    image_column = choose_column(data_arguments.image_column, image_columns, data.column_names, "--image_column")
+    image_column = choose_image_column(data, data_arguments, benchmark)
     label_column = choose_column(data_arguments.label_column, label_columns, data.column_names, "--label_column")
     label_names = [] if label_column == "answers" else read_label_names(data, label_column)
     name = Path(str(data_arguments.dataset_name)).name if benchmark is None else benchmark.title
@@ -132,6 +132,13 @@ def main(argv: list[str] | None = None) -> None:
         splits = load_splits(shown_arguments, benchmark)
     else:
         splits = load_splits(data_arguments, benchmark)
+    if data_arguments.check_images or data_arguments.skip_bad_images:
+        image_column = choose_image_column(next(iter(splits.values())), data_arguments, benchmark)
+        if data_arguments.check_images:
+            check_images(splits, image_column)
+        else:
+            for split, data in splits.items():
+                splits[split] = leave_out_bad_images(data, image_column, split)
     for split, data in splits.items():
         num_rows = len(data) if sizes is None else sizes[split]
         print(f"{split}: {num_rows} rows; {', '.join(data.column_names)}")

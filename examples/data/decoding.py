@@ -85,5 +85,5 @@ def leave_out_bad_images(data: datasets.Dataset, image_column: str, split: str) 
     bad = dict(find_bad_images(data, image_column))
     for error in bad.values():
         print(f"Left out: {error}")
-    print(f"{len(bad)} of {len(data)} images of the {split} split cannot be read and are left out.")
+    print(f"Left out of the {split} split: {len(bad)} of {len(data)} images, which cannot be read.")
     return data.select([row for row in range(len(data)) if row not in bad]) if bad else data

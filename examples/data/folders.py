@@ -72,11 +72,11 @@ def load_local_folder(folder: Path, config_name: str | None = None) -> datasets.
     if not chosen:
         raise InputError(f"The folder {str(folder)!r} holds no images and no parquet files. Expected {LAYOUTS}.")
     if hidden:
-        print(f"Left out of {folder}: {len(hidden)} hidden files ({shorten([path.as_posix() for path in hidden])}).")
+        print(f"Left out of {folder}, {len(hidden)} hidden: {shorten([path.as_posix() for path in hidden])}.")
     others = Counter(path.suffix.lower() or path.name for path in used if path not in set(chosen))
     if others:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        print(f"Left out of {folder}: {others.total()} other files ({listed}).")
+        print(f"Left out of {folder}, {others.total()} of other kinds: {listed}.")
     if parquet_files:
         return load_parquet_files(folder, parquet_files, config_name)
     if config_name is not None:
@@ -203,7 +203,7 @@ def load_image_files(folder: Path, images: list[Path], has_tables: bool) -> data
             f"at least two are needed, each a folder of images.{tables} Expected {LAYOUTS}."
         )
     if stray:
-        print(f"Left out of {folder}: {len(stray)} images that lie in no class ({shorten(stray)}).")
+        print(f"Left out of {folder}, {len(stray)} in no folder of a class: {shorten(stray)}.")
     if not is_split:
         refuse_splits_inside_classes(folder, labelled)
     groups = group_by_split(folder, labelled, lambda path: path.parts[0] if is_split else "train")

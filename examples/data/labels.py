@@ -80,7 +80,7 @@ def warn_of_unseen_classes(train_labels: list[int], eval_labels: list[int], labe
     unseen = sorted(set(eval_labels) - set(train_labels))
     if unseen:
         listed = ", ".join(label_names[label] for label in unseen[:10])
-        print(f"Warning: {len(unseen)} classes are evaluated that no training image shows: {listed}.")
+        print(f"Warning: no training image shows these classes, which are evaluated: {listed}.")
 
 
 def hold_out(
@@ -108,7 +108,7 @@ def hold_out(
         if counts.sum() < round(sizes.sum() * fraction) and counts[index] < sizes[index] - 1:
             counts[index] += 1
     if counts.sum() == 0:
-        raise InputError("No part of the training split can be held out: every class has one image only.")
+        raise InputError("No part of the training split can be held out: no class has two images.")
     random = np.random.default_rng(0)
     held_out = np.concatenate(
         [random.permutation(np.flatnonzero(labels == label))[:count] for label, count in zip(classes, counts)]

@@ -138,11 +138,15 @@ def choose_eval_split(
     return candidates[-1] if candidates else None
 
 
+def choose_image_column(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> str:
+    candidates = ("image", "img") if benchmark is None else (benchmark.image_column,)
+    return choose_column(arguments.image_column, candidates, data.column_names, "--image_column")
+
+
 def choose_columns(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> tuple[str, str]:
     """The columns of the image and of the class."""
-    image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
     label_columns = ("label", "labels") if benchmark is None else (benchmark.label_column,)
-    image_column = choose_column(arguments.image_column, image_columns, data.column_names, "--image_column")
+    image_column = choose_image_column(data, arguments, benchmark)
     label_column = choose_column(arguments.label_column, label_columns, data.column_names, "--label_column")
     return image_column, label_column
 
@@ -152,7 +156,7 @@ def check_columns(data: datasets.Dataset, image_column: str, label_column: str, 
     missing = {image_column, label_column} - set(data.column_names)
     if missing:
         raise InputError(
-            f"The {split} split lacks {', '.join(sorted(missing))}; it has the columns {', '.join(data.column_names)}. "
+            f"The {split} split lacks {', '.join(sorted(missing))}; it has {', '.join(data.column_names)}. "
             "Choose another split, or name its columns as in the training split."
         )
     if not isinstance(data.features[image_column], datasets.Image):
