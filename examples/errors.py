@@ -9,6 +9,10 @@ from typing import Any
 class InputError(ValueError):
     """A mistake of the caller's, with a message that needs no traceback."""
 
+    def __init__(self, message: str):
+        # A data loader's worker sends the message at the end of a traceback.
+        super().__init__(message.rpartition(f"{InputError.__module__}.InputError: ")[2].strip())
+
 
 def refuse_unknown_keys(given: dict[str, Any], known: set[str], where: str) -> None:
     """Raise an `InputError` that lists the known keys, if a key is not among them."""

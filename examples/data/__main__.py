@@ -7,7 +7,7 @@ Show a data set, draw some of its images, or push it to the Hub.
 
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import numpy as np
 from transformers import HfArgumentParser
 
 from examples.data.arguments import DataArguments
-from examples.data.catalog import find_benchmark
-from examples.data.loading import choose_column, load_splits, read_label_names
+from examples.data.catalog import Benchmark, find_benchmark
+from examples.data.decoding import check_images, leave_out_bad_images
+from examples.data.generated import SPLITS
+from examples.data.labels import read_label_names
+from examples.data.loading import choose_column, choose_image_column, load_splits
 from examples.data.sort_of_clevr import ANSWERS, describe_question
 from examples.errors import InputError, run_script
 
@@ -75,6 +78,39 @@ class PreviewArguments:
     upload_to: str | None = field(default=None, metadata={"help": "Hub id to push all splits to, as parquet."})
 
 
+def generated_sizes(arguments: DataArguments, benchmark: Benchmark | None) -> dict[str, int] | None:
+    """Rows of each split of a generated benchmark; `None` for another data set."""
+    if benchmark is None or benchmark.builder is None:
+        return None
+    given = (arguments.generator_train_size, arguments.generator_test_size)
+    defaults = benchmark.builder.default_sizes
+    return {split: default if size is None else size for split, size, default in zip(SPLITS, given, defaults)}
+
+
+def draw_preview(
+    splits: datasets.DatasetDict,
+    arguments: PreviewArguments,
+    data_arguments: DataArguments,
+    benchmark: Benchmark | None,
+) -> None:
+    """Draw the first images of a split into the file that the arguments name."""
+    if arguments.preview_split not in splits:
+        raise InputError(f"There is no split {arguments.preview_split!r}. The data set has: {', '.join(splits)}.")
+    data = splits[arguments.preview_split]
+    label_columns = ("label", "labels", "answers") if benchmark is None else (benchmark.label_column,)
+    image_column = choose_image_column(data, data_arguments, benchmark)
+    label_column = choose_column(data_arguments.label_column, label_columns, data.column_names, "--label_column")
+    label_names = [] if label_column == "answers" else read_label_names(data, label_column)
+    name = Path(str(data_arguments.dataset_name)).name if benchmark is None else benchmark.title
+    variant = "" if data_arguments.dataset_config_name is None else f", {data_arguments.dataset_config_name}"
+    shown = data.select(range(min(arguments.num_images, len(data))))
+    path = Path(str(arguments.preview))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = f"{name}{variant}: {arguments.preview_split}"
+    draw_contact_sheet(shown, image_column, label_column, label_names, title, path)
+    print(f"Written: {path}")
+
+
 def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv.pop(0) if argv and not argv[0].startswith("-") else None
@@ -85,27 +121,29 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments, data_arguments = parser.parse_args_into_dataclasses(argv)
     data_arguments.dataset_name = name or data_arguments.dataset_name
+    if arguments.num_images < 1:
+        raise InputError(f"`--num_images` must be at least 1, but got {arguments.num_images}.")
     benchmark = find_benchmark(data_arguments.dataset_name)
-    splits = load_splits(data_arguments)
+    sizes = generated_sizes(data_arguments, benchmark)
+    if sizes is not None and arguments.upload_to is None:
+        # A smaller split begins a larger one, so that what is shown need not wait for the rest.
+        train_size, test_size = (min(size, arguments.num_images) for size in sizes.values())
+        shown_arguments = replace(data_arguments, generator_train_size=train_size, generator_test_size=test_size)
+        splits = load_splits(shown_arguments, benchmark)
+    else:
+        splits = load_splits(data_arguments, benchmark)
+    if data_arguments.check_images or data_arguments.skip_bad_images:
+        image_column = choose_image_column(next(iter(splits.values())), data_arguments, benchmark)
+        if data_arguments.check_images:
+            check_images(splits, image_column)
+        else:
+            for split, data in splits.items():
+                splits[split] = leave_out_bad_images(data, image_column, split)
     for split, data in splits.items():
-        print(f"{split}: {len(data)} rows; {', '.join(data.column_names)}")
+        num_rows = len(data) if sizes is None else sizes[split]
+        print(f"{split}: {num_rows} rows; {', '.join(data.column_names)}")
     if arguments.preview is not None:
-        if arguments.preview_split not in splits:
-            raise InputError(f"There is no split {arguments.preview_split!r}. The data set has: {', '.join(splits)}.")
-        data = splits[arguments.preview_split]
-        columns = data.column_names
-        image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
-        label_columns = ("label", "labels", "answers") if benchmark is None else (benchmark.label_column,)
-        image_column = choose_column(data_arguments.image_column, image_columns, columns, "--image_column")
-        label_column = choose_column(data_arguments.label_column, label_columns, columns, "--label_column")
-        label_names = [] if label_column == "answers" else read_label_names(data, label_column)
-        variant = "" if data_arguments.dataset_config_name is None else f", {data_arguments.dataset_config_name}"
-        title = f"{Path(str(name)).name if benchmark is None else benchmark.title}{variant}: {arguments.preview_split}"
-        shown = data.select(range(min(arguments.num_images, len(data))))
-        path = Path(arguments.preview)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw_contact_sheet(shown, image_column, label_column, label_names, title, path)
-        print(f"Written: {path}")
+        draw_preview(splits, arguments, data_arguments, benchmark)
     if arguments.upload_to is not None:
         splits.push_to_hub(arguments.upload_to)
         print(f"Pushed to {arguments.upload_to}.")

@@ -1,6 +1,9 @@
 """Arguments that say what to train on."""
 
+import math
 from dataclasses import dataclass, field
+
+from examples.errors import InputError
 
 
 @dataclass
@@ -27,6 +30,14 @@ class DataArguments:
             "help": "Decode and resize every image once and hold it in memory, as bytes. The samples are the same."
         },
     )
+    check_images: bool = field(
+        default=False,
+        metadata={"help": "Open every image before anything else, and list all that cannot be read."},
+    )
+    skip_bad_images: bool = field(
+        default=False,
+        metadata={"help": "Open every image before anything else, and leave out those that cannot be read."},
+    )
     question_types: list[str] | None = field(
         default=None,
         metadata={"help": "Types of questions to train on: non-relational, binary, ternary. Default: all."},
@@ -49,3 +60,14 @@ class DataArguments:
     horizontal_flip: bool = field(default=False, metadata={"help": "Flip half of the training images."})
     image_mean: list[float] | None = field(default=None, metadata={"help": "Mean per channel, of values in [0, 1]."})
     image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation per channel."})
+
+    def __post_init__(self) -> None:
+        for name, values in (("image_mean", self.image_mean), ("image_std", self.image_std)):
+            if values is not None and not all(math.isfinite(value) for value in values):
+                raise InputError(f"`--{name}` takes finite numbers, but got {values}.")
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise InputError(f"`--image_std` takes numbers above 0, but got {self.image_std}.")
+        if self.check_images and self.skip_bad_images:
+            raise InputError(
+                "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."
+            )

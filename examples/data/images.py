@@ -1,32 +1,13 @@
 """The way from an encoded image to `pixel_values`: decoding, resizing, augmentation."""
 
-import io
-
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from examples.data.arguments import DataArguments
+from examples.data.decoding import decode_image
 from examples.data.loading import ImageData
-from examples.errors import InputError
-
-
-def decode_image(encoded: dict, where: str) -> Image.Image:
-    """
-    Open an image as `datasets` stores it when decoding is off.
-
-    Raises:
-        InputError: if it is truncated or no image; the message names its path, or the row that holds it.
-    """
-    path, content = encoded.get("path"), encoded.get("bytes")
-    try:
-        image = Image.open(io.BytesIO(content) if content is not None else str(path))
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"The image {path or where} cannot be read ({error}). Repair or remove it.") from error
-    return image
 
 
 class ImagePixelsDataset(torch.utils.data.Dataset):

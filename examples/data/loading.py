@@ -8,8 +8,11 @@ import numpy as np
 from PIL import Image
 
 from examples.data.arguments import DataArguments
-from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, find_benchmark
+from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark, find_benchmark
+from examples.data.decoding import check_images, leave_out_bad_images
+from examples.data.folders import SPLIT_NAMES, holds_data, load_local_folder
 from examples.data.generated import load_generated
+from examples.data.labels import encode_labels, has_known_label, hold_out, read_label_names, warn_of_unseen_classes
 from examples.errors import InputError
 
 
@@ -41,32 +44,25 @@ def load_digits() -> datasets.DatasetDict:
 
 
 EMBEDDED = {"digits": load_digits}
-IMAGE_EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-def load_local_folder(folder: Path) -> datasets.DatasetDict:
-    """Load a folder of images by class, or one of parquet files whose names begin with the name of their split."""
-    parquet_files = sorted(folder.glob("*.parquet"))
-    if parquet_files:
-        splits: dict[str, list[str]] = {}
-        for file in parquet_files:
-            splits.setdefault(file.stem.split("-")[0].split(".")[0], []).append(str(file))
-        return datasets.load_dataset("parquet", data_files=splits)
-    if not any(file.suffix.lower() in IMAGE_EXTENSIONS for file in folder.rglob("*")):
+def refuse_shadowed_folder(name: str) -> None:
+    """Refuse the name of a known data set that a folder with data in the working directory has as well."""
+    if Path(name).is_dir() and holds_data(Path(name)):
         raise InputError(
-            f"The folder {str(folder)!r} holds no images and no parquet files. Expected FOLDER/train/CLASS/image.png "
-            "(and FOLDER/test/...), FOLDER/CLASS/image.png, or FOLDER/train.parquet."
+            f"{name!r} is both a known data set and a folder here. Pass `--dataset_name ./{name}` for the folder; for "
+            "the data set, rename the folder or work elsewhere."
         )
-    return datasets.load_dataset("imagefolder", data_dir=str(folder))
 
 
-def load_splits(arguments: DataArguments) -> datasets.DatasetDict:
-    """Load all splits of the data set that the arguments name."""
+def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datasets.DatasetDict:
+    """Load all splits of the data set that the arguments name; `benchmark` is what `find_benchmark` says of it."""
     name = arguments.dataset_name
     known = ", ".join([*sorted(EMBEDDED), *BENCHMARKS])
     if name is None:
         raise InputError(f"`--dataset_name` is missing: a Hub id, a local folder, or one of: {known}.")
-    benchmark = find_benchmark(name)
+    if benchmark is not None or name in EMBEDDED:
+        refuse_shadowed_folder(name)
     builder = None if benchmark is None else benchmark.builder
     if builder is None and (arguments.generator_train_size or arguments.generator_test_size):
         raise InputError(
@@ -85,7 +81,7 @@ def load_splits(arguments: DataArguments) -> datasets.DatasetDict:
         )
     path = Path(name).expanduser()
     if path.is_dir():
-        return load_local_folder(path)
+        return load_local_folder(path, arguments.dataset_config_name)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(
             f"There is no folder {name!r}. `--dataset_name` takes a folder, a Hub id, or one of: {known}."
@@ -118,50 +114,67 @@ def choose_column(given: str | None, candidates: tuple[str, ...], columns: list[
     return found[0]
 
 
-def choose_splits(splits: datasets.DatasetDict, arguments: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
-    for flag, name in (("--train_split", arguments.train_split), ("--eval_split", arguments.eval_split)):
-        if name is not None and name not in splits:
-            raise InputError(f"There is no split {name!r} (`{flag}`). The data set has: {', '.join(splits)}.")
-    train = splits[arguments.train_split]
-    for name in (arguments.eval_split, "test", "validation"):
-        if name is not None and name in splits and name != arguments.train_split:
-            return train, splits[name]
+def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
+    """The split of this name; `val` and `valid` are other names of `validation`."""
+    found = "validation" if name not in splits and SPLIT_NAMES.get(name.lower()) == "validation" else name
+    if found not in splits:
+        raise InputError(f"There is no split {name!r} (`{flag}`). The data set has: {', '.join(splits)}.")
+    return found
+
+
+def choose_eval_split(
+    splits: datasets.DatasetDict, arguments: DataArguments, label_column: str, label_names: list[str]
+) -> str | None:
+    """The split to evaluate on; `None` for a held-out part. A test split that has no labels gives way to another."""
     if arguments.eval_split is not None:
-        return train, splits[arguments.eval_split]
-    if not 0 < arguments.eval_fraction < 1:
-        raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {arguments.eval_fraction}.")
-    parts = train.train_test_split(test_size=arguments.eval_fraction, seed=0)
-    return parts["train"], parts["test"]
+        return find_split(splits, arguments.eval_split, "--eval_split")
+    train_split = find_split(splits, arguments.train_split, "--train_split")
+    candidates = [name for name in ("test", "validation", "valid", "val") if name in splits and name != train_split]
+    for name in candidates[:-1]:
+        data = splits[name]
+        if label_column in data.column_names and has_known_label(data, label_column, label_names):
+            return name
+        print(f"The {name} split has no label that training knows: it is left out.")
+    return candidates[-1] if candidates else None
 
 
-def read_label_names(train: datasets.Dataset, label_column: str) -> list[str]:
-    """Return the names of the classes: those that the data set gives, else its sorted values."""
-    feature = train.features[label_column]
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    values = sorted(set(train[label_column]))
-    if not all(isinstance(value, (int, str)) for value in values):
+def choose_image_column(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> str:
+    candidates = ("image", "img") if benchmark is None else (benchmark.image_column,)
+    return choose_column(arguments.image_column, candidates, data.column_names, "--image_column")
+
+
+def choose_columns(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> tuple[str, str]:
+    """The columns of the image and of the class."""
+    label_columns = ("label", "labels") if benchmark is None else (benchmark.label_column,)
+    image_column = choose_image_column(data, arguments, benchmark)
+    label_column = choose_column(arguments.label_column, label_columns, data.column_names, "--label_column")
+    return image_column, label_column
+
+
+def check_columns(data: datasets.Dataset, image_column: str, label_column: str, split: str) -> None:
+    """Refuse a split without these columns, or without images in the one of the images."""
+    missing = {image_column, label_column} - set(data.column_names)
+    if missing:
         raise InputError(
-            f"The label column {label_column!r} holds {type(values[0]).__name__} values, but classes must be integers "
-            f"or strings. The data set has: {', '.join(train.column_names)}."
+            f"The {split} split lacks {', '.join(sorted(missing))}; it has {', '.join(data.column_names)}. "
+            "Choose another split, or name its columns as in the training split."
         )
-    return [str(value) for value in values]
+    if not isinstance(data.features[image_column], datasets.Image):
+        raise InputError(
+            f"The column {image_column!r} of the {split} split holds no images. It has: "
+            + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in data.features.items())
+            + "."
+        )
 
 
-def encode_labels(data: datasets.Dataset, label_column: str, label_names: list[str], split: str) -> datasets.Dataset:
-    """Turn labels into indices of `label_names` and check every one of them."""
-    labels = data[label_column][:]
-    if not isinstance(data.features[label_column], datasets.ClassLabel):
-        index_of = {name: index for index, name in enumerate(label_names)}
-        labels = [index_of.get(str(label), label) for label in labels]
-    for row, label in enumerate(labels):
-        if not isinstance(label, int) or not 0 <= label < len(label_names):
-            raise InputError(
-                f"Row {row} of the {split} split has the label {label!r} in column {label_column!r}, but there are "
-                f"{len(label_names)} classes: 0 to {len(label_names) - 1} ({', '.join(label_names[:10])}"
-                f"{', ...' if len(label_names) > 10 else ''})."
-            )
-    return data.remove_columns(label_column).add_column(label_column, labels)
+def cut_to_size(data: datasets.Dataset, limit: int | None, split: str, name: str | None) -> datasets.Dataset:
+    """Keep that many rows."""
+    if limit is not None:
+        # Shuffled, because folders of images come sorted by class.
+        data = data.shuffle(seed=0).select(range(min(limit, len(data))))
+    if len(data) == 0:
+        raise InputError(f"The {split} split of {name!r} is empty.")
+    return data
 
 
 def load_image_data(arguments: DataArguments) -> ImageData:
@@ -174,31 +187,31 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     benchmark = find_benchmark(arguments.dataset_name)
     if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
         raise InputError(f"{arguments.dataset_name!r} has questions: train on it with `examples.{benchmark.task}`.")
-    train, evaluation = choose_splits(load_splits(arguments), arguments)
-    columns = train.column_names
-    image_columns = ("image", "img") if benchmark is None else (benchmark.image_column,)
-    label_columns = ("label", "labels") if benchmark is None else (benchmark.label_column,)
-    image_column = choose_column(arguments.image_column, image_columns, columns, "--image_column")
-    label_column = choose_column(arguments.label_column, label_columns, columns, "--label_column")
-    if not isinstance(train.features[image_column], datasets.Image):
-        raise InputError(
-            f"The column {image_column!r} holds no images. The data set has: "
-            + ", ".join(f"{name} ({type(feature).__name__})" for name, feature in train.features.items())
-            + "."
-        )
+    splits = load_splits(arguments, benchmark)
+    train = splits[find_split(splits, arguments.train_split, "--train_split")]
+    image_column, label_column = choose_columns(train, arguments, benchmark)
     label_names = read_label_names(train, label_column)
-    parts = []
-    for split, data, limit in (
-        ("training", train, arguments.max_train_samples),
-        ("evaluation", evaluation, arguments.max_eval_samples),
-    ):
+    eval_split = choose_eval_split(splits, arguments, label_column, label_names)
+    parts = {"training": train}
+    if eval_split is not None:
+        parts["evaluation"] = splits[eval_split]
+    for split, data in parts.items():
+        check_columns(data, image_column, label_column, split)
         data = data.select_columns([image_column, label_column])
-        if limit is not None:
-            # Shuffled, because folders of images come sorted by class.
-            data = data.shuffle(seed=0).select(range(min(limit, len(data))))
-        if len(data) == 0:
-            raise InputError(f"The {split} split of {arguments.dataset_name!r} is empty.")
-        data = encode_labels(data, label_column, label_names, split)
+        parts[split] = encode_labels(data, label_column, label_names, split)
+    if arguments.check_images:
+        check_images(parts, image_column)
+    if arguments.skip_bad_images:
+        parts = {split: leave_out_bad_images(data, image_column, split) for split, data in parts.items()}
+    if "evaluation" not in parts:
+        parts["training"], parts["evaluation"] = hold_out(
+            parts["training"], label_column, label_names, arguments.eval_fraction
+        )
+    limits = {"training": arguments.max_train_samples, "evaluation": arguments.max_eval_samples}
+    for split, data in parts.items():
+        data = cut_to_size(data, limits[split], split, arguments.dataset_name)
         # Decoded by `decode_image`, which can name the file that it cannot read.
-        parts.append(data.cast_column(image_column, datasets.Image(decode=False)))
-    return ImageData(str(arguments.dataset_name), parts[0], parts[1], image_column, label_column, label_names)
+        parts[split] = data.cast_column(image_column, datasets.Image(decode=False))
+    train, evaluation = parts["training"], parts["evaluation"]
+    warn_of_unseen_classes(train[label_column][:], evaluation[label_column][:], label_names)
+    return ImageData(str(arguments.dataset_name), train, evaluation, image_column, label_column, label_names)

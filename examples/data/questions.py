@@ -75,7 +75,9 @@ def load_questions(arguments: DataArguments) -> ImageData:
     benchmark = find_benchmark(arguments.dataset_name)
     if benchmark is not None and benchmark.task != RELATIONAL_REASONING:
         raise InputError(f"{arguments.dataset_name!r} has no questions: train on it with `examples.{benchmark.task}`.")
-    splits = load_splits(arguments)
+    if arguments.check_images or arguments.skip_bad_images:
+        raise InputError("`--check_images` and `--skip_bad_images` are for image classification: leave them out.")
+    splits = load_splits(arguments, benchmark)
     parts = []
     for flag, split, limit in (
         ("--train_split", arguments.train_split, arguments.max_train_samples),

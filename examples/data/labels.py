@@ -1,0 +1,117 @@
+"""Labels by the names of their classes, the same over all splits, and a held-out part with a share of every class."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+
+from examples.errors import InputError
+
+
+MAX_ROWS_NAMED = 5
+
+
+def name_labels(data: datasets.Dataset, label_column: str) -> list[str | None]:
+    """The class of each row by name; `None` where there is no label: a missing value, an empty string, or -1."""
+    feature, values = data.features[label_column], data[label_column][:]
+    if isinstance(feature, datasets.ClassLabel):
+        names = feature.names
+        return [names[value] if value is not None and 0 <= value < len(names) else None for value in values]
+    wrong = next((value for value in values if value is not None and not isinstance(value, (int, str))), None)
+    if wrong is not None:
+        raise InputError(
+            f"The label column {label_column!r} holds {type(wrong).__name__} values, but classes must be integers "
+            f"or strings. The data set has: {', '.join(data.column_names)}."
+        )
+    # Two classes may be called -1 and 1; beside others, -1 is how data sets mark rows without a label.
+    missing: set[Any] = {None, ""} if set(values) == {-1, 1} else {None, "", -1}
+    return [None if value in missing else str(value) for value in values]
+
+
+def read_label_names(train: datasets.Dataset, label_column: str) -> list[str]:
+    """Return the names of the classes: those that the training split gives, else its sorted values."""
+    feature = train.features[label_column]
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    names = set(name_labels(train, label_column)) - {None}
+    is_integer = any(isinstance(value, int) for value in train[label_column][:])
+    return sorted(map(str, names), key=int if is_integer else str)
+
+
+def describe_rows(rows: list[int]) -> str:
+    """`Row 3`, or `Rows 3, 4, 5`, the first few of them."""
+    more = f" and {len(rows) - MAX_ROWS_NAMED} more" if len(rows) > MAX_ROWS_NAMED else ""
+    return f"Row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:MAX_ROWS_NAMED]))}{more}"
+
+
+def encode_labels(data: datasets.Dataset, label_column: str, label_names: list[str], split: str) -> datasets.Dataset:
+    """
+    Turn labels into indices of `label_names`, by name.
+
+    Raises:
+        InputError: if a row has no label or one that training does not know; the message names the rows.
+    """
+    index_of = {name: index for index, name in enumerate(label_names)}
+    names = name_labels(data, label_column)
+    labels = [None if name is None else index_of.get(name) for name in names]
+    bad_rows = [row for row, label in enumerate(labels) if label is None]
+    if bad_rows:
+        name = names[bad_rows[0]]
+        same = [row for row in bad_rows if names[row] == name]
+        is_named = name is not None and isinstance(data.features[label_column], datasets.ClassLabel)
+        label = name if is_named else data[same[0]][label_column]
+        problem = "which says that there is none" if name is None else "which training does not have"
+        raise InputError(
+            f"{describe_rows(same)} of the {split} split {'has' if len(same) == 1 else 'have'} the label {label!r} in "
+            f"column {label_column!r}, {problem}: there are {len(label_names)} classes, 0 to {len(label_names) - 1} "
+            f"({', '.join(label_names[:10])}{', ...' if len(label_names) > 10 else ''}). Label or remove these rows, "
+            "or choose another split."
+        )
+    return data.remove_columns(label_column).add_column(label_column, labels)
+
+
+def has_known_label(data: datasets.Dataset, label_column: str, label_names: list[str]) -> bool:
+    """Whether any row has one of these labels."""
+    return not set(label_names).isdisjoint(name_labels(data, label_column))
+
+
+def warn_of_unseen_classes(train_labels: list[int], eval_labels: list[int], label_names: list[str]) -> None:
+    """Say which classes are evaluated although no training image shows them."""
+    unseen = sorted(set(eval_labels) - set(train_labels))
+    if unseen:
+        listed = ", ".join(label_names[label] for label in unseen[:10])
+        print(f"Warning: no training image shows these classes, which are evaluated: {listed}.")
+
+
+def hold_out(
+    train: datasets.Dataset, label_column: str, label_names: list[str], fraction: float
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """
+    Hold out a part of the training split, with a share of every class, the same for every seed.
+
+    Every class has an image in each part; a class with a single one keeps it in training.
+
+    Raises:
+        InputError: if the fraction is not between 0 and 1, or nothing can be held out.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {fraction}.")
+    labels = np.asarray(train[label_column][:])
+    classes, sizes = np.unique(labels, return_counts=True)
+    single = [label_names[label] for label in classes[sizes == 1]]
+    if single:
+        print(f"Warning: classes with one image are not evaluated: {', '.join(single)}.")
+    shares = sizes * fraction
+    counts = np.minimum(np.maximum(np.floor(shares), 1), sizes - 1).astype(int)
+    # What the shares lose by rounding down goes to the classes that lost most.
+    for index in np.argsort(counts - shares, kind="stable"):
+        if counts.sum() < round(sizes.sum() * fraction) and counts[index] < sizes[index] - 1:
+            counts[index] += 1
+    if counts.sum() == 0:
+        raise InputError("No part of the training split can be held out: no class has two images.")
+    random = np.random.default_rng(0)
+    held_out = np.concatenate(
+        [random.permutation(np.flatnonzero(labels == label))[:count] for label, count in zip(classes, counts)]
+    )
+    is_held_out = np.isin(np.arange(len(labels)), held_out)
+    return train.select(np.flatnonzero(~is_held_out)), train.select(np.flatnonzero(is_held_out))

@@ -1,0 +1,332 @@
+"""Folders mean what they look like, labels are names, and a name means one thing."""
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples.data.__main__ import main
+from examples.data.arguments import DataArguments
+from examples.data.generated import GeneratedBuilder
+from examples.data.labels import hold_out
+from examples.data.loading import load_image_data
+from examples.data.questions import load_questions
+from examples.errors import InputError
+
+
+def write_images(folder, names):
+    for index, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (index % 256, 0, 0)).save(path)
+
+
+def write_parquet(path, labels, feature=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = datasets.Features({"image": datasets.Image(), "label": feature or datasets.Value("string")})
+    table = {"image": [Image.new("RGB", (4, 4))] * len(labels), "label": labels}
+    datasets.Dataset.from_dict(table, features=features).to_parquet(path)
+
+
+def load(folder, **arguments):
+    return load_image_data(DataArguments(str(folder), **arguments))
+
+
+def list_paths(data):
+    return [row["path"] for row in data["image"]]
+
+
+def spread(pattern, classes=("cat", "dog"), number=4):
+    """Names of some images of each class."""
+    return [pattern.format(label, index) for label in classes for index in range(number)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [*spread("{}/photo_{}.png"), "cat/train_0.png", "dog/test_0.png", "dog/validation-1.png"],
+        spread("{}/2023/{}.png") + spread("{}/{}.png"),
+        [*spread("{}/{}.png", ["cat"]), *spread("{}/deep/deeper/{}.png", ["dog"])],
+        spread("data/{}/{}.png"),
+        spread("{}/{}.JPG"),
+    ],
+)
+def test_every_image_of_a_class_folder_is_used(names, tmp_path):
+    root = tmp_path / "[raw] photos, train *"
+    write_images(root, names)
+    data = load(root)
+    assert data.label_names == ["cat", "dog"]
+    assert sorted(list_paths(data.train) + list_paths(data.evaluation)) == sorted(str(root / name) for name in names)
+    for part in (data.train, data.evaluation):
+        assert all(("/dog/" in path) == bool(label) for path, label in zip(list_paths(part), part["label"]))
+
+
+@pytest.mark.parametrize("classes", [("bus", "car", "train"), ("__x__", "cat"), ("Test", "exam", "validation")])
+def test_classes_may_be_called_anything(classes, tmp_path):
+    write_images(tmp_path, spread("{}/{}.png", classes))
+    assert load(tmp_path).label_names == sorted(classes)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train", "test"), ("Train", "TEST"), ("train", "val"), ("training", "testing"), ("TRAIN", "Valid")],
+)
+def test_top_level_folders_are_splits_in_any_capitalisation(train, test, tmp_path):
+    write_images(tmp_path, spread(f"{train}/{{}}/{{}}.png") + spread(f"{test}/{{}}/{{}}.png", number=2))
+    data = load(tmp_path)
+    assert (len(data.train), len(data.evaluation)) == (8, 4)
+    assert all(f"/{test}/" in path for path in list_paths(data.evaluation))
+
+
+def test_val_is_another_name_of_validation(tmp_path):
+    write_images(tmp_path, spread("train/{}/{}.png") + spread("test/{}/{}.png") + spread("val/{}/{}.png", number=3))
+    assert len(load(tmp_path, eval_split="val").evaluation) == 6
+    assert len(load(tmp_path, eval_split="validation").evaluation) == 6
+    assert len(load(tmp_path).evaluation) == 8
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (spread("train/{}/{}.png") + spread("Train/{}/{}.png"), "both 'Train' and 'train' mean the train split"),
+        (spread("val/{}/{}.png") + spread("valid/{}/{}.png"), "both 'val' and 'valid' mean the validation split"),
+        (spread("train/{}/{}.png") + spread("cat/{}/{}.png"), "holds the split train beside the folders cat"),
+        (spread("{}/train/{}.png") + spread("{}/test/{}.png"), "lie inside the classes"),
+        (spread("images/{1}.png"), "only the class 'images'"),
+        (spread("{}_{}.png"), "no classes"),
+        (spread("train/{}_{}.png") + spread("test/{}_{}.png"), "no classes"),
+        (spread("dataset/train/{}/{}.png") + spread("dataset/test/{}/{}.png"), "only the class 'dataset'"),
+        (spread("test/{}/{}.png"), "no split 'train'"),
+    ],
+)
+def test_folder_that_could_mean_two_things_is_refused(names, message, tmp_path):
+    write_images(tmp_path, names)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "train.csv", "labels.json"])
+def test_images_with_a_table_of_labels_are_refused(table, tmp_path):
+    write_images(tmp_path, spread("{}_{}.png"))
+    (tmp_path / table).write_text("file_name,label\n")
+    with pytest.raises(InputError, match="Labels in a table are not read"):
+        load(tmp_path)
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    names = [".hidden/0.png", "cat/._0.png", "__MACOSX/cat/0.png", "overview.png"]
+    write_images(tmp_path, spread("{}/{}.png") + names)
+    (tmp_path / "metadata.csv").touch()
+    (tmp_path / "notes.txt").touch()
+    data = load(tmp_path)
+    assert len(data.train) + len(data.evaluation) == 8
+    printed = capsys.readouterr().out
+    assert "3 hidden: .hidden/0.png, __MACOSX/cat/0.png, cat/._0.png." in printed
+    assert "2 of other kinds: 1 .csv, 1 .txt." in printed
+    assert "1 in no folder of a class: overview.png." in printed
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train-00000-of-00001", "test-00000-of-00001"),
+        ("data/train-00000-of-00001", "data/validation-00000-of-00001"),
+        ("Train", "Val"),
+        ("default/train/0000", "default/test/0000"),
+        ("pets-train", "pets-test"),
+        ("train_0", "test_0"),
+    ],
+)
+def test_parquet_files_are_split_by_their_names(train, test, tmp_path):
+    root = tmp_path / "[pets]"
+    write_parquet(root / f"{train}.parquet", ["a", "b"] * 3)
+    write_parquet(root / f"{test}.parquet", ["b", "a"])
+    data = load(root)
+    assert data.label_names == ["a", "b"]
+    assert data.train["label"][:] == [0, 1] * 3
+    assert data.evaluation["label"][:] == [1, 0]
+
+
+def test_parquet_configurations_are_chosen_by_name(tmp_path):
+    for name, number in (("small", 2), ("large", 4)):
+        for split in ("train", "test"):
+            write_parquet(tmp_path / name / f"{split}.parquet", ["a", "b"] * number)
+    with pytest.raises(InputError, match=r"parquet files in 'large', 'small': say which with `--dataset_config_name`"):
+        load(tmp_path)
+    assert len(load(tmp_path, dataset_config_name="large").train) == 8
+
+
+def test_parquet_files_of_one_split_share_their_classes(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [0, 1], datasets.ClassLabel(names=["cat", "dog"]))
+    write_parquet(tmp_path / "train-1.parquet", [0, 1], datasets.ClassLabel(names=["dog", "cat"]))
+    with pytest.raises(InputError, match=r"train-0.*train-1.* of the train split have different columns or classes"):
+        load(tmp_path)
+
+
+def test_labels_mean_the_same_class_in_every_split(tmp_path):
+    """The tables of the splits differ in their order, and one split has names where the other has numbers of them."""
+    write_parquet(tmp_path / "train.parquet", [0, 1, 2], datasets.ClassLabel(names=["cat", "dog", "owl"]))
+    write_parquet(tmp_path / "test.parquet", [0, 1, 1], datasets.ClassLabel(names=["owl", "cat"]))
+    write_parquet(tmp_path / "validation.parquet", ["dog", "owl"])
+    data = load(tmp_path)
+    assert [data.label_names[label] for label in data.evaluation["label"]] == ["owl", "cat", "cat"]
+    data = load(tmp_path, eval_split="validation")
+    assert [data.label_names[label] for label in data.evaluation["label"]] == ["dog", "owl"]
+
+
+def test_classes_of_folders_are_matched_by_name(tmp_path):
+    write_images(tmp_path, spread("train/{}/{}.png", ["cat", "dog", "owl"]) + spread("test/{}/{}.png", ["owl"]))
+    data = load(tmp_path)
+    assert {data.label_names[label] for label in data.evaluation["label"]} == {"owl"}
+
+
+def test_integer_labels_are_sorted_as_numbers(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [10, 9, 1], datasets.Value("int64"))
+    write_parquet(tmp_path / "test.parquet", [9, 10], datasets.Value("int64"))
+    data = load(tmp_path)
+    assert data.label_names == ["1", "9", "10"]
+    assert data.evaluation["label"][:] == [1, 2]
+
+
+def test_minus_one_beside_one_is_a_class(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [-1, 1] * 2, datasets.Value("int64"))
+    write_parquet(tmp_path / "test.parquet", [1, -1], datasets.Value("int64"))
+    assert load(tmp_path).label_names == ["-1", "1"]
+
+
+INTEGER, TEXT, NAMED = datasets.Value("int64"), datasets.Value("string"), datasets.ClassLabel(names=["no", "yes"])
+
+
+@pytest.mark.parametrize(
+    ("feature", "train", "test", "message"),
+    [
+        (
+            INTEGER,
+            [0, 1, 3],
+            [0, 2, 2],
+            r"^Rows 1, 2 of the evaluation split have the label 2 .*training does not",
+        ),
+        (INTEGER, [0, 1, 3], [-1, -1], r"^Rows 0, 1 of the evaluation split have the label -1 .*there is none"),
+        (INTEGER, [0, -1, 3], [0], r"^Row 1 of the training split has the label -1 .*there is none"),
+        (
+            TEXT,
+            ["a", None, "b"],
+            ["a"],
+            r"^Row 1 of the training split has the label None .*0 to 1 \(a, b\)",
+        ),
+        (TEXT, ["a", "b"], ["a", ""], r"^Row 1 of the evaluation split has the label '' .*there is none"),
+        (TEXT, ["a", "b"], ["c"] * 9, r"^Rows 0, 1, 2, 3, 4 and 4 more of the evaluation split have the label 'c'"),
+        (NAMED, [0, 1], [-1, 0, -1], r"^Rows 0, 2 of the evaluation split have the label -1 .*there is none"),
+        (NAMED, [0, 1, None], [0], r"^Row 2 of the training split has the label None"),
+        (datasets.Value("float64"), [0.5, 1.0], [0.5], r"holds float values, but classes must be integers or strings"),
+    ],
+)
+def test_labels_without_a_class_are_refused(feature, train, test, message, tmp_path):
+    write_parquet(tmp_path / "train.parquet", train, feature)
+    write_parquet(tmp_path / "test.parquet", test, feature)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+def test_split_without_the_columns_is_refused(tmp_path):
+    write_parquet(tmp_path / "train.parquet", ["a", "b"])
+    features = datasets.Features({"image": datasets.Image()})
+    data = datasets.Dataset.from_dict({"image": [Image.new("L", (4, 4))]}, features=features)
+    data.to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(InputError, match="evaluation split lacks label; it has image"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("test_images", [spread("test/{}/{}.png", ["unknown"]), spread("test/{}_{}.png")])
+def test_unlabelled_test_images_give_way_to_validation(test_images, tmp_path, capsys):
+    write_images(tmp_path, spread("train/{}/{}.png") + spread("validation/{}/{}.png", number=3) + test_images)
+    data = load(tmp_path)
+    assert all("/validation/" in path for path in list_paths(data.evaluation))
+    assert "left out" in capsys.readouterr().out.lower()
+
+
+def test_unlabelled_test_images_alone_are_refused(tmp_path):
+    write_images(tmp_path, spread("train/{}/{}.png") + spread("test/{}/{}.png", ["unknown"]))
+    with pytest.raises(InputError, match=r"evaluation split have the label 'unknown' .*training does not have"):
+        load(tmp_path)
+
+
+def test_held_out_part_has_a_share_of_every_class(tmp_path, capsys):
+    write_images(tmp_path, [*spread("{}/{}.png", ["cat"], 40), *spread("{}/{}.png", ["dog"], 3), "owl/0.png"])
+    data = load(tmp_path)
+    assert data.label_names == ["cat", "dog", "owl"]
+    assert [data.evaluation["label"][:].count(label) for label in range(3)] == [4, 1, 0]
+    assert [data.train["label"][:].count(label) for label in range(3)] == [36, 2, 1]
+    assert "Warning: classes with one image are not evaluated: owl." in capsys.readouterr().out
+    assert list_paths(load(tmp_path).evaluation) == list_paths(data.evaluation)
+    # Drawn at random, not the first ones.
+    assert [int(path.split("/")[-1][:-4]) for path in list_paths(data.evaluation)] != [0, 1, 2, 3, 0]
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.5])
+def test_held_out_part_is_as_large_as_asked(fraction):
+    labels = np.random.default_rng(0).integers(0, 10, 400).tolist()
+    data = datasets.Dataset.from_dict({"label": labels})
+    train, held_out = hold_out(data, "label", [str(label) for label in range(10)], fraction)
+    assert len(held_out) == round(400 * fraction)
+    assert sorted(train["label"][:] + held_out["label"][:]) == sorted(labels)
+    shares = [held_out["label"][:].count(label) / labels.count(label) for label in range(10)]
+    assert max(abs(share - fraction) for share in shares) < 0.04
+
+
+def test_nothing_to_hold_out_is_refused(tmp_path):
+    write_images(tmp_path, ["cat/0.png", "dog/0.png"])
+    with pytest.raises(InputError, match="no class has two images"):
+        load(tmp_path)
+
+
+def test_classes_that_training_never_shows_are_said(tmp_path, capsys):
+    write_parquet(tmp_path / "train.parquet", [0, 0, 1], datasets.ClassLabel(names=["a", "b", "c"]))
+    write_parquet(tmp_path / "test.parquet", [0, 2], datasets.ClassLabel(names=["a", "b", "c"]))
+    load(tmp_path)
+    assert "Warning: no training image shows these classes, which are evaluated: c." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["digits", "triangle", "cifar10", "uoft-cs/cifar10"])
+def test_folder_that_is_named_as_a_known_data_set_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / name, spread("{}/{}.png"))
+    with pytest.raises(InputError, match=rf"'{name}' is both .*Pass `--dataset_name \./{name}` for the folder"):
+        load(name)
+    assert load(f"./{name}").label_names == ["cat", "dog"]
+
+
+def test_folder_of_the_name_without_data_is_no_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "results.json").touch()
+    assert len(load("digits").train) == 1437
+
+
+def test_flags_for_images_are_refused_for_questions():
+    with pytest.raises(InputError, match="are for image classification"):
+        load_questions(DataArguments("sort_of_clevr", check_images=True))
+
+
+def test_preview_generates_only_what_it_shows(tmp_path, monkeypatch, capsys):
+    generated = []
+    original = GeneratedBuilder._generate_examples
+
+    def count(self, split_id, ranges):
+        for row in original(self, split_id, ranges):
+            generated.append(row)
+            yield row
+
+    monkeypatch.setattr(GeneratedBuilder, "_generate_examples", count)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    main(["sort_of_clevr", "--preview", str(tmp_path / "sheet.png"), "--num_images", "3"])
+    assert len(generated) == 6
+    assert "train: 9800 rows" in capsys.readouterr().out
+
+
+def test_data_script_checks_images(image_folder, capsys):
+    (image_folder / "train" / "cat" / "0.png").write_bytes(b"")
+    with pytest.raises(InputError, match="1 of 18 images cannot be read"):
+        main([str(image_folder), "--check_images"])
+    main([str(image_folder), "--skip_bad_images", "True"])
+    assert "train: 11 rows" in capsys.readouterr().out
