@@ -247,7 +247,8 @@ def test_stopped_comparison_ends_its_runs(recipe, tmp_path):
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
         wait_until(lambda: count_processes() == 0)
     finally:
-        process.kill()
+        process.terminate()
+        process.communicate()
 
 
 def wait_until(is_so):
