@@ -61,7 +61,12 @@ def run(arguments: BenchmarkArguments) -> dict:
     for name in MODELS:
         results[f"{name}_num_parameters"] = count_parameters(builders[name]())
     results["setting"] = {
-        **describe_setting(describe_command("examples.benchmark"), use_cpu=not arguments.device.startswith("cuda")),
+        **describe_setting(
+            "benchmark",
+            describe_command("examples.benchmark"),
+            [arguments.seed],
+            use_cpu=not arguments.device.startswith("cuda"),
+        ),
         "arguments": asdict(arguments),
     }
     return results

@@ -371,7 +371,7 @@ def main(argv: list[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     planned = plan_runs(arguments, passed_on)
     results: dict[str, Any] = {
-        **describe_setting(describe_command("examples.compare")),
+        **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
         "setting": asdict(arguments),
         "runs": [],
         "costs": {},

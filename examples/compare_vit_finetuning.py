@@ -166,7 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     size = {"height": arguments.image_size, "width": arguments.image_size}
     processor = ViTImageProcessorPil(size=size)
     folder = pretrain(arguments, data, processor, results)
-    results |= describe_setting(describe_command("examples.compare_vit_finetuning"))
+    results |= describe_setting(
+        "vit_finetuning", describe_command("examples.compare_vit_finetuning"), list(range(arguments.num_seeds))
+    )
     write_json(results_file, results)
 
     columns = (data.image_column, data.label_column)
@@ -194,11 +196,12 @@ def main(argv: list[str] | None = None) -> None:
             write_json(results_file, results)
     for name in ("vit", "ait"):
         accuracies = [results["runs"][f"{name}-{seed}"]["accuracy"] for seed in range(arguments.num_seeds)]
-        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
         results[name] = {"accuracy_mean": statistics.mean(accuracies), "accuracy_stdev": spread}
         print(
-            f"{name}: accuracy {100 * results[name]['accuracy_mean']:.2f} % +- {100 * spread:.2f} "
-            f"over {len(accuracies)} seeds"
+            f"{name}: accuracy {100 * results[name]['accuracy_mean']:.2f} %"
+            + ("" if spread is None else f" +- {100 * spread:.2f}")
+            + f" over {len(accuracies)} seeds"
         )
     write_json(results_file, results)
 

@@ -120,7 +120,9 @@ def main(argv: list[str] | None = None) -> None:
     ]
     batch_summary = summarize(checkpoints)
     results = {
-        **describe_setting(describe_command("examples.evaluate_batches")),
+        **describe_setting(
+            "batches", describe_command("examples.evaluate_batches"), list(range(arguments.num_orders))
+        ),
         "note": arguments.note,
         "checkpoints": checkpoints,
         "batch_summary": batch_summary,

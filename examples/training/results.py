@@ -16,7 +16,7 @@ from examples.baselines import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.training.publishing import write_model_card
-from modeling_ait import AiTForImageClassification
+from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
 
 
@@ -26,8 +26,9 @@ EXAMPLE_IMAGE = "example.png"
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step: a write that fails leaves an existing file as it was."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with stage_files(path.parent) as staging:
-        Path(staging, path.name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        Path(staging, path.name).write_text(text, encoding="utf-8")
 
 
 def describe_command(module: str) -> str:
@@ -35,14 +36,29 @@ def describe_command(module: str) -> str:
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
-def describe_setting(command: str, use_cpu: bool = False) -> dict[str, Any]:
-    """The command, the machine and the versions that stand beside every result."""
+def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = False) -> dict[str, Any]:
+    """
+    The head of every results file.
+
+    Args:
+        kind: What was measured, for instance `training`.
+        command: Command line that made the file.
+        seeds: Seeds of all runs in it.
+        use_cpu: Whether the CPU was used although there may be a GPU.
+    """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and not use_cpu else platform.machine()
-    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "modeling-ait")
+    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     return {
+        "kind": kind,
         "command": command,
         "hardware": f"{device}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+            # Not from the metadata: a checkout that is not installed has none.
+            "modeling-ait": __version__,
+        },
+        "seeds": seeds,
     }
 
 
@@ -69,7 +85,7 @@ def report_run(
     results: dict[str, Any] = {
         **metrics,
         "seed": training.seed,
-        **describe_setting(command, training.use_cpu),
+        **describe_setting("training", command, [training.seed], training.use_cpu),
         "arguments": arguments,
         "num_parameters": count_parameters(model),
         "num_train_samples": len(data.train),
