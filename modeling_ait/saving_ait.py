@@ -31,8 +31,16 @@ def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
     os.makedirs(save_directory, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:
         yield staging
+        # Some writers make files that only their owner may read. A folder made here shows what the umask allows.
+        probe = os.path.join(staging, ".mode")
+        os.mkdir(probe)
+        mode = os.stat(probe).st_mode & 0o666
+        os.rmdir(probe)
         for name in sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name)):
-            os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
+            path = os.path.join(staging, name)
+            if os.path.isfile(path):
+                os.chmod(path, mode)
+            os.replace(path, os.path.join(save_directory, name))
 
 
 class AiTSavedConfig(PreTrainedConfig):

@@ -26,8 +26,9 @@ EXAMPLE_IMAGE = "example.png"
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step: a write that fails leaves an existing file as it was."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with stage_files(path.parent) as staging:
-        Path(staging, path.name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        Path(staging, path.name).write_text(text, encoding="utf-8")
 
 
 def describe_command(module: str) -> str:
@@ -36,7 +37,15 @@ def describe_command(module: str) -> str:
 
 
 def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = False) -> dict[str, Any]:
-    """The head of every results file: its kind, the command, the machine, the versions and the seeds."""
+    """
+    The head of every results file.
+
+    Args:
+        kind: What was measured, for instance `training`.
+        command: Command line that made the file.
+        seeds: Seeds of all runs in it.
+        use_cpu: Whether the CPU was used although there may be a GPU.
+    """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and not use_cpu else platform.machine()
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     return {
@@ -46,7 +55,7 @@ def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = 
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
-            # Not from the installation: a checkout need not be installed.
+            # Not from the metadata: a checkout that is not installed has none.
             "modeling-ait": __version__,
         },
         "seeds": seeds,
