@@ -175,16 +175,17 @@ class AiTConfig(AiTSavedConfig):
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
-        # `@strict` runs the same check, but wraps its error in a class that is no `ValueError`: raise the plain one.
+        # `@strict` runs the same checks, but wraps their errors in a class that is no `ValueError`: raise the plain one.
         self.validate_architecture()
+        self.validate_image_sizes()
+
+    def _require(self, is_valid: bool, name: str, allowed: str) -> None:
+        """Raise a `ValueError` that names the field, its value and what is allowed, unless it is valid."""
+        if not is_valid:
+            raise ValueError(f"`{name}` must be {allowed}, but got {getattr(self, name)!r}.")
 
     def validate_architecture(self):
         """Raise a `ValueError` that names a field which cannot work. `@strict` runs this again before saving."""
-
-        def require(is_valid: bool, name: str, allowed: str):
-            if not is_valid:
-                raise ValueError(f"`{name}` must be {allowed}, but got {getattr(self, name)!r}.")
-
         for name in (
             "hidden_size",
             "num_hidden_layers",
@@ -195,52 +196,61 @@ class AiTConfig(AiTSavedConfig):
             "num_memory_heads",
             "num_retrieval_steps",
         ):
-            require(getattr(self, name) > 0, name, "a positive integer")
-        require(self.num_memory_slots >= 0, "num_memory_slots", "0 (no workspace) or a positive integer")
-        require(self.num_register_tokens >= 0, "num_register_tokens", "0 or a positive integer")
-        require(self.question_size is None or self.question_size > 0, "question_size", "a positive integer or None")
-        require(
+            self._require(getattr(self, name) > 0, name, "a positive integer")
+        self._require(self.num_memory_slots >= 0, "num_memory_slots", "0 (no workspace) or a positive integer")
+        self._require(self.num_register_tokens >= 0, "num_register_tokens", "0 or a positive integer")
+        self._require(
+            self.question_size is None or self.question_size > 0, "question_size", "a positive integer or None"
+        )
+        self._require(
             self.bottleneck_size is None or self.bottleneck_size > 0,
             "bottleneck_size",
             "a positive integer, or None to keep every token",
         )
-        require(
+        self._require(
             self.hidden_size % self.num_attention_heads == 0,
             "num_attention_heads",
             f"a divisor of `hidden_size` ({self.hidden_size})",
         )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "memory_dropout_prob"):
-            require(0.0 <= getattr(self, name) < 1.0, name, "at least 0 and below 1")
-        require(0.0 <= self.memory_update_rate <= 1.0, "memory_update_rate", "between 0 and 1")
+            self._require(0.0 <= getattr(self, name) < 1.0, name, "at least 0 and below 1")
+        self._require(0.0 <= self.memory_update_rate <= 1.0, "memory_update_rate", "between 0 and 1")
         for name in ("initializer_range", "hopfield_beta"):
-            require(0.0 < getattr(self, name) < math.inf, name, "positive and finite")
+            self._require(0.0 < getattr(self, name) < math.inf, name, "positive and finite")
         # Below it a row of equal values would be divided by nothing in float32.
-        require(1e-12 <= self.layer_norm_eps < math.inf, "layer_norm_eps", "positive (at least 1e-12) and finite")
-        require(
+        self._require(
+            1e-12 <= self.layer_norm_eps < math.inf, "layer_norm_eps", "positive (at least 1e-12) and finite"
+        )
+        self._require(
             self.memory_slot_size > 1 or self.memory_update_rate < 1.0,
             "memory_update_rate",
             "below 1 with `memory_slot_size=1`, where the norm of what is written leaves nothing",
         )
-        require(0.0 <= self.balance_loss_coef < math.inf, "balance_loss_coef", "finite and not negative")
-        require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
-        require(self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"')
-        require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
+        self._require(0.0 <= self.balance_loss_coef < math.inf, "balance_loss_coef", "finite and not negative")
+        self._require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
+        self._require(
+            self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"'
+        )
+        self._require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
+
+    def validate_image_sizes(self):
+        """Raise a `ValueError` if images, patches and the strides of the stem do not fit each other."""
         for name in ("image_size", "patch_size"):
             size = getattr(self, name)
             sides = (size, size) if isinstance(size, int) else tuple(size)
-            require(
+            self._require(
                 len(sides) == 2 and all(side > 0 for side in sides),
                 name,
                 "a positive integer or a pair (height, width) of them",
             )
-        require(
+        self._require(
             all(image % patch == 0 for image, patch in zip(self.image_shape, self.patch_shape)),
             "image_size",
             f"a multiple of `patch_size` ({self.patch_size!r}) in height and width",
         )
         if self.stem_strides is not None:
-            require(not self.use_vit_norms, "stem_strides", "None with `use_vit_norms`")
-            require(
+            self._require(not self.use_vit_norms, "stem_strides", "None with `use_vit_norms`")
+            self._require(
                 min(self.stem_strides, default=0) >= 2
                 and self.patch_shape == (math.prod(self.stem_strides), math.prod(self.stem_strides)),
                 "stem_strides",
