@@ -175,7 +175,7 @@ class AiTConfig(AiTSavedConfig):
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
-        # `@strict` runs the same checks, but wraps their errors in a class that is no `ValueError`: raise the plain one.
+        # `@strict` runs the same checks, but wraps their errors in a class that is no `ValueError`: raise plain ones.
         self.validate_architecture()
         self.validate_image_sizes()
 
