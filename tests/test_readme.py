@@ -1,7 +1,9 @@
 """What the README promises: its Python runs, its files and commands exist."""
 
 import importlib.util
+import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from transformers import ViTImageProcessorPil
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+EXAMPLES = (REPOSITORY / "examples" / "README.md").read_text(encoding="utf-8")
 PUSH = "push_to_hub"
 
 
@@ -40,7 +43,7 @@ def test_readme_python_runs(make_model, tmp_path):
 def test_readme_names_files_and_targets_that_exist():
     for name in re.findall(r"\]\(([\w./]+)\)", README) + re.findall(r"examples/recipes/\w+\.yaml", README):
         assert (REPOSITORY / name).exists(), name
-    for module in re.findall(r"-m ((?:examples|conversion)\.\w+)", README):
+    for module in re.findall(r"-m ((?:examples|conversion)\.\w+)", README + EXAMPLES):
         assert importlib.util.find_spec(module), module
     for module, arguments in re.findall(r"python -m (conversion\.\w+) (.*)", README):
         source = (REPOSITORY / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
@@ -62,3 +65,35 @@ def test_every_deviation_in_the_code_is_listed_in_the_model_card():
         r"^\d+\. ", card.split("From the official code")[0].split("## Deviations")[1], flags=re.MULTILINE
     )
     assert len(listed) == len(marks) > 0
+
+
+def test_every_recipe_is_in_the_index():
+    listed = re.findall(r"^\| `(\w+\.yaml)` \|", EXAMPLES, flags=re.MULTILINE)
+    assert listed == sorted(path.name for path in (REPOSITORY / "examples" / "recipes").glob("*.yaml"))
+
+
+def test_readme_flags_of_the_scripts_exist():
+    """A flag that stands behind a script is one of its own or of the Trainer's."""
+    sources = " ".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "examples").rglob("*.py"))
+    known = set(re.findall(r"^    (\w+): ", sources, flags=re.MULTILINE)) | set(
+        transformers.TrainingArguments.__dataclass_fields__
+    )
+    commands = re.findall(r"-m examples\.[^`\n]*(?:\\\\\n[^`\n]*)*", README + EXAMPLES)
+    assert len(commands) > 15
+    for command in commands:
+        for flag in re.findall(r"--(\w+)", command):
+            assert flag in known, f"{flag} in {command}"
+
+
+def test_results_of_the_readme_are_those_of_the_files():
+    rows = {"CIFAR-10": ("cifar10", "cifar10_cpu"), "Triangle, matched": ("triangle", "triangle_matched_cpu")}
+    rows["Sort-of-CLEVR, relational questions"] = ("sort_of_clevr", "sort_of_clevr_cpu")
+    for title, (name, recipe) in rows.items():
+        runs = json.loads((REPOSITORY / "examples" / "results" / f"{name}.json").read_text(encoding="utf-8"))["runs"]
+        cells = []
+        for label in ("ait", "ait_no_workspace"):
+            values = [
+                100 * run["accuracy"] for run in runs if (Path(run["recipe"]).stem, run["label"]) == (recipe, label)
+            ]
+            cells.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
+        assert f"| {title} | {cells[0]} | {cells[1]} |" in README
