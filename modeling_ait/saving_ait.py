@@ -26,12 +26,20 @@ def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
     Give a folder to write files into, which are moved into `save_directory` at the end, over those of the same name.
 
     A failure before the end leaves `save_directory` as it was. Weights come before the JSON files that describe them.
-    Only a process that is killed leaves the folder itself behind, as `.save-*`.
+    Files get the permissions that the umask leaves, whatever wrote them. Only a process that is killed leaves the
+    folder itself behind, as `.save-*`.
     """
     os.makedirs(save_directory, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:
         yield staging
+        # Safetensors files come as 0600. The mode of a new file tells the umask without changing it for other threads.
+        probe = os.path.join(staging, ".umask")
+        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666))
+        mode = os.stat(probe).st_mode & 0o777
+        os.remove(probe)
         for name in sorted(os.listdir(staging), key=lambda name: (name.endswith(".json"), name)):
+            if os.path.isfile(os.path.join(staging, name)):
+                os.chmod(os.path.join(staging, name), mode)
             os.replace(os.path.join(staging, name), os.path.join(save_directory, name))
 
 

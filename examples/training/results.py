@@ -5,7 +5,8 @@ import os
 import platform
 import shlex
 import sys
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from examples.baselines import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.training.publishing import write_model_card
-from modeling_ait import AiTForImageClassification
+from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
 
 
@@ -27,7 +28,8 @@ EXAMPLE_IMAGE = "example.png"
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step: a write that fails leaves an existing file as it was."""
     with stage_files(path.parent) as staging:
-        Path(staging, path.name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        Path(staging, path.name).write_text(text, encoding="utf-8")
 
 
 def describe_command(module: str) -> str:
@@ -35,14 +37,32 @@ def describe_command(module: str) -> str:
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
-def describe_setting(command: str, use_cpu: bool = False) -> dict[str, Any]:
-    """The command, the machine and the versions that stand beside every result."""
+def read_versions() -> dict[str, str]:
+    """Versions of Python and of what a result depends on; a package that is not installed is left out."""
+    versions = {"python": platform.python_version(), "modeling-ait": __version__}
+    for name in ("torch", "transformers", "datasets", "accelerate", "evaluate"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = False) -> dict[str, Any]:
+    """
+    Describe what every file of results says first: what it is, and how, where and with what it was made.
+
+    Args:
+        kind: What the file holds, for instance "training".
+        command: Command line that made it.
+        seeds: Seeds of all runs in it.
+        use_cpu: Whether an accelerator that is there was left unused.
+    """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and not use_cpu else platform.machine()
-    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "modeling-ait")
     return {
+        "kind": kind,
         "command": command,
         "hardware": f"{device}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": read_versions(),
+        "seeds": list(seeds),
     }
 
 
@@ -69,7 +89,7 @@ def report_run(
     results: dict[str, Any] = {
         **metrics,
         "seed": training.seed,
-        **describe_setting(command, training.use_cpu),
+        **describe_setting("training", command, [training.seed], training.use_cpu),
         "arguments": arguments,
         "num_parameters": count_parameters(model),
         "num_train_samples": len(data.train),
