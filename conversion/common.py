@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import ViTImageProcessorPil
 
+from examples.errors import InputError
 from modeling_ait import AiTPreTrainedModel
 from modeling_ait.saving_ait import stage_files
 
@@ -18,7 +19,7 @@ CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
 WeightMap = Mapping[str, tuple[tuple[str, ...], Callable[[torch.Tensor], Iterable[torch.Tensor]]]]
 
 
-class ConversionError(ValueError):
+class ConversionError(InputError):
     """A checkpoint or option that cannot be converted, with a message that needs no traceback."""
 
 

@@ -29,6 +29,7 @@ from conversion.common import (
     refuse_existing_model,
     save_converted,
 )
+from examples.errors import run_script
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -259,7 +260,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ConversionError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

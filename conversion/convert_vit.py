@@ -36,6 +36,7 @@ from conversion.common import (
     refuse_existing_model,
     save_converted,
 )
+from examples.errors import run_script
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
 
 
@@ -267,7 +268,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ConversionError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -26,7 +26,8 @@ def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
     Give a folder to write files into, which are moved into `save_directory` at the end, over those of the same name.
 
     A failure before the end leaves `save_directory` as it was. Weights come before the JSON files that describe them.
-    Only a process that is killed leaves the folder itself behind, as `.save-*`.
+    Files get the permissions that the umask leaves, whatever wrote them. Only a process that is killed leaves the
+    folder itself behind, as `.save-*`.
     """
     os.makedirs(save_directory, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".save-", dir=save_directory) as staging:

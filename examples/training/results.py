@@ -1,11 +1,13 @@
 """What a run leaves: `results.json` with its setting, an example image, and the words at the end."""
 
 import json
+import math
 import os
 import platform
 import shlex
 import sys
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPi
 from examples.baselines import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
+from examples.errors import InputError
 from examples.training.publishing import write_model_card
 from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
 
 
 RESULTS_FILE = "results.json"
+# Results of the finished model that a restarted run has not replaced yet.
+PREVIOUS_RESULTS_FILE = "previous_results.json"
 EXAMPLE_IMAGE = "example.png"
 
 
@@ -36,29 +41,32 @@ def describe_command(module: str) -> str:
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
+def read_versions() -> dict[str, str]:
+    """Versions of Python and of what a result depends on; a package that is not installed is left out."""
+    versions = {"python": platform.python_version(), "modeling-ait": __version__}
+    for name in ("torch", "transformers", "datasets", "accelerate", "evaluate"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
 def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = False) -> dict[str, Any]:
     """
-    The head of every results file.
+    Describe what every file of results says first: what it is, and how, where and with what it was made.
 
     Args:
-        kind: What was measured, for instance `training`.
-        command: Command line that made the file.
+        kind: What the file holds, for instance "training".
+        command: Command line that made it.
         seeds: Seeds of all runs in it.
-        use_cpu: Whether the CPU was used although there may be a GPU.
+        use_cpu: Whether an accelerator that is there was left unused.
     """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and not use_cpu else platform.machine()
-    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate")
     return {
         "kind": kind,
         "command": command,
         "hardware": f"{device}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-            # Not from the metadata: a checkout that is not installed has none.
-            "modeling-ait": __version__,
-        },
-        "seeds": seeds,
+        "versions": read_versions(),
+        "seeds": list(seeds),
     }
 
 
@@ -77,9 +85,13 @@ def report_run(
     A baseline gets no card. The model must have been saved into the output folder before.
     """
     output_dir = Path(str(training.output_dir))
+    for name in ("train_loss", "eval_loss"):
+        if not math.isfinite(metrics[name]):
+            raise InputError(f"Training diverged: `{name}` is {metrics[name]}. Lower `--learning_rate` and restart.")
     sample = data.evaluation[0]
     image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
-    image.save(output_dir / EXAMPLE_IMAGE)
+    with stage_files(output_dir) as staging:
+        image.save(Path(staging, EXAMPLE_IMAGE))
     processor.save_pretrained(output_dir)
 
     results: dict[str, Any] = {
@@ -95,6 +107,7 @@ def report_run(
     if is_classifier:
         write_model_card(model, data, results, training, output_dir)
     write_json(output_dir / RESULTS_FILE, results)
+    (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
     print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
     if not is_classifier:
         print(f"Saved in {output_dir}.")
