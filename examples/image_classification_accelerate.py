@@ -28,8 +28,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from examples.data.images import make_datasets
 from examples.data.loading import load_image_data
-from examples.errors import InputError, run_script
-from examples.training.arguments import parse_arguments
+from examples.errors import run_script
+from examples.training.arguments import parse_arguments, refuse_unused_arguments
 from examples.training.metrics import Accuracy
 from examples.training.model import build_model
 from examples.training.publishing import push_folder
@@ -90,20 +90,6 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progr
         if limit is not None:
             for folder in list_checkpoints(output_dir)[limit:]:
                 shutil.rmtree(folder)
-
-
-def refuse_unused_arguments(training: TrainingArguments) -> None:
-    """Raise an `InputError` if a training argument is set that this loop does not read."""
-    # Whatever the arguments that are read imply for others, is implied here too.
-    implied = TrainingArguments(
-        **{name: getattr(training, name) for name in USED_ARGUMENTS if hasattr(training, name)}
-    )
-    given, unset = training.to_dict(), implied.to_dict()
-    if ignored := sorted(name for name in given if given[name] != unset.get(name)):
-        raise InputError(
-            f"`{ignored[0]}` {given[ignored[0]]!r} has no effect in this loop: leave it out, "
-            "or use `examples.image_classification`."
-        )
 
 
 def is_due(strategy: IntervalStrategy | str, every: float, step: int, is_epoch_end: bool) -> bool:
@@ -264,7 +250,7 @@ def run_loop(
                 progress["seconds"] = time.perf_counter() - start
                 # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
                 progress["scheduler"] = scheduler.state_dict()
-                save_checkpoint(accelerator, Path(training.output_dir), step, progress, training.save_total_limit)
+                save_checkpoint(accelerator, Path(str(training.output_dir)), step, progress, training.save_total_limit)
             if step == num_steps:
                 break
     bar.close()
@@ -281,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     data_arguments, model_arguments, run_arguments, training = parse_arguments(
         sys.argv[1:] if argv is None else argv, __doc__
     )
-    refuse_unused_arguments(training)
+    refuse_unused_arguments(training, USED_ARGUMENTS)
     arguments = collect_arguments(data_arguments, model_arguments, training=training)
     with lock_output_folder(training):
         if is_finished(training, arguments, run_arguments.restart):

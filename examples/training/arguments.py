@@ -107,3 +107,15 @@ def parse_arguments(
         arguments = arguments[1:]
     data, model, run, training = parser.parse_args_into_dataclasses(args=arguments)
     return data, model, run, training  # type: ignore[return-value]  # the parser forgets which dataclass is which
+
+
+def refuse_unused_arguments(training: TrainingArguments, used: tuple[str, ...]) -> None:
+    """Raise an `InputError` if a training argument is set that the explicit loop does not read."""
+    # Whatever the arguments that are read imply for others, is implied here too.
+    implied = TrainingArguments(**{name: getattr(training, name) for name in used if hasattr(training, name)})
+    given, unset = training.to_dict(), implied.to_dict()
+    if ignored := sorted(name for name in given if given[name] != unset.get(name)):
+        raise InputError(
+            f"`{ignored[0]}` {given[ignored[0]]!r} has no effect in this loop: leave it out, "
+            "or use `examples.image_classification`."
+        )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import Trainer
@@ -23,6 +24,7 @@ from examples.data.arguments import DataArguments
 from examples.data.images import make_datasets
 from examples.data.loading import load_image_data
 from examples.errors import InputError
+from examples.training.run_folder import is_complete_checkpoint
 from examples.training.trainer import AiTTrainer
 from modeling_ait import AiTForImageClassification
 
@@ -32,6 +34,8 @@ SCRIPTS = pytest.mark.parametrize(
     "script", [image_classification, image_classification_accelerate], ids=["trainer", "accelerate"]
 )
 MARKERS = {image_classification: "trainer_state.json", image_classification_accelerate: "progress.json"}
+# Without dropout and without a moving memory, so that a learning rate of next to nothing leaves the model still.
+STILL = {"hidden_dropout_prob": 0.0, "memory_dropout_prob": 0.0, "update_memory": False}
 
 
 def read_results(folder):
@@ -98,18 +102,128 @@ def test_printed_lines_load_the_folder_and_classify_an_image(make_flags, tmp_pat
 
 
 @SCRIPTS
-def test_same_seed_gives_the_same_weights_and_a_finished_run_starts_anew(script, make_flags, tmp_path):
+def test_same_seed_gives_the_same_weights_and_another_seed_others(script, make_flags, tmp_path):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    for folder, seed in ((first, 3), (second, 3), (other, 7)):
+        script.main(make_flags(folder, seed=seed))
+    assert_same_weights(first, second)
+    assert read_results(first)["accuracy"] == read_results(second)["accuracy"]
+    weights = [load_file(folder / "model.safetensors")["classifier.weight"] for folder in (first, other)]
+    assert not torch.equal(*weights)
+
+
+@SCRIPTS
+def test_finished_run_is_told_and_not_repeated(script, make_flags, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
-    script.main(make_flags(folder, save_strategy="steps", save_steps=1))
+    script.main(make_flags(folder))
+    before = {
+        path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file() and path.name != ".lock"
+    }
+    accuracy = f"{100 * read_results(folder)['accuracy']:.2f} %"
+    capsys.readouterr()
+    # Nothing is loaded or built for it.
+    monkeypatch.setattr(script, "load_image_data", None)
+    script.main(make_flags(folder))
+    printed = capsys.readouterr().out
+    assert "holds this run, finished" in printed and accuracy in printed
+    after = {
+        path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file() and path.name != ".lock"
+    }
+    assert after == before
+
+
+@SCRIPTS
+def test_finished_run_with_other_arguments_is_kept_until_the_new_one_is_complete(
+    script, make_flags, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    script.main(make_flags(folder))
     first = shutil.copytree(folder, tmp_path / "first")
-    script.main(make_flags(folder, save_strategy="steps", save_steps=1))
+    with pytest.raises(InputError, match=r"a finished run with other arguments: seed 42, now 7.*--restart True"):
+        script.main(make_flags(folder, seed=7))
     assert_same_weights(folder, first)
-    assert read_results(folder)["accuracy"] == read_results(first)["accuracy"]
-    script.main(make_flags(folder, seed=7))
-    assert not torch.equal(
-        load_file(folder / "model.safetensors")["classifier.weight"],
-        load_file(first / "model.safetensors")["classifier.weight"],
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "report_run", fail)
+        with pytest.raises(RuntimeError, match="stopped"):
+            script.main(make_flags(folder, seed=7, restart=True))
+    assert AiTForImageClassification.from_pretrained(folder)
+    script.main(make_flags(folder, seed=7, restart=True))
+    assert read_results(folder)["seed"] == 7
+    assert not (folder / "previous_results.json").exists()
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError("stopped")
+
+
+@SCRIPTS
+def test_checkpoints_of_another_training_are_neither_resumed_nor_deleted(script, make_flags, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoint-4").mkdir(parents=True)
+    (folder / "checkpoint-4" / "model.safetensors").write_bytes(b"mine")
+    for flags in ({}, {"restart": True}):
+        with pytest.raises(
+            InputError, match=r"checkpoint-4 is of another training and is neither resumed nor deleted"
+        ):
+            script.main(make_flags(folder, **flags))
+    assert (folder / "checkpoint-4" / "model.safetensors").read_bytes() == b"mine"
+
+
+@SCRIPTS
+def test_two_runs_do_not_work_in_one_folder(script, make_flags, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with FileLock(folder / ".lock"), pytest.raises(InputError, match=r"Another run works in .*run"):
+        script.main(make_flags(folder))
+    script.main(make_flags(folder))
+
+
+@SCRIPTS
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_damaged_checkpoint_is_passed_over_and_kept(script, make_flags, tmp_path, damage, caplog, monkeypatch):
+    monkeypatch.setattr(transformers.logging.get_logger("examples.training.run_folder"), "propagate", True)
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    flags = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    script.main(make_flags(whole, **flags))
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "report_run", fail)
+        with pytest.raises(RuntimeError, match="stopped"):
+            script.main(make_flags(folder, **flags))
+    newest = folder / "checkpoint-4"
+    (file,) = [*newest.glob("optimizer.pt"), *newest.glob("optimizer.bin")]
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-10])
+    assert not is_complete_checkpoint(newest) and is_complete_checkpoint(folder / "checkpoint-3")
+    script.main(make_flags(folder, **flags))
+    assert_same_weights(folder, whole)
+    assert read_results(folder)["resumed_from_step"] == 3
+
+
+def test_loop_refuses_an_argument_that_it_does_not_read(make_flags, tmp_path):
+    for flag, value in (("label_smoothing_factor", 0.1), ("optim", "sgd"), ("load_best_model_at_end", True)):
+        more = {"eval_strategy": "steps", "save_strategy": "steps"} if flag == "load_best_model_at_end" else {}
+        with pytest.raises(InputError, match=rf"`{flag}` .* has no effect in this loop"):
+            image_classification_accelerate.main(make_flags(tmp_path / "run", **{flag: value}, **more))
+
+
+def test_loop_divides_the_last_group_of_an_epoch_by_its_own_batches(make_flags, tmp_path):
+    """Five batches in groups of four: the loss of the log is that of the batches, and the Trainer takes the same steps."""
+    flags = {"max_steps": None, "max_train_samples": 40, "per_device_train_batch_size": 8, "num_train_epochs": 1}
+    losses = []
+    for steps in (1, 4):
+        folder = tmp_path / str(steps)
+        image_classification_accelerate.main(
+            make_flags(folder, **flags, learning_rate=1e-30, gradient_accumulation_steps=steps, model_config=STILL)
+        )
+        losses.append(read_results(folder)["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_training_loss_of_a_run_shorter_than_its_log_interval_is_finite(make_flags, tmp_path):
+    image_classification.main(make_flags(tmp_path / "run", logging_steps=500))
+    assert math.isfinite(read_results(tmp_path / "run")["train_loss"])
 
 
 @SCRIPTS
