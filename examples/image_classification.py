@@ -2,9 +2,9 @@
 Train AiT on images with transformers' Trainer.
 
     python -m examples.image_classification examples/recipes/digits.yaml
-    python -m examples.image_classification examples/recipes/cifar10_small.yaml --seed 1 --output_dir runs/cifar10
+    python -m examples.image_classification examples/recipes/cifar10.yaml --size small --output_dir runs/cifar10
     python -m examples.image_classification --dataset_name path/to/folder --model_name_or_path runs/cifar10
-    python -m examples.image_classification examples/recipes/cifar10_small.yaml --architecture ait_no_workspace
+    python -m examples.image_classification examples/recipes/cifar10.yaml --architecture ait_no_workspace
 
 A recipe is a YAML file with any of the arguments; flags override it. The output folder gets the model with its code,
 image processor, model card and `results.json`. An unfinished run is resumed when it is called again.

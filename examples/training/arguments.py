@@ -106,6 +106,10 @@ def parse_arguments(
         parser.set_defaults(**recipe)
         arguments = arguments[1:]
     data, model, run, training = parser.parse_args_into_dataclasses(args=arguments)
+    if not any(argument.startswith("--output") for argument in arguments):
+        # A folder for each model that a recipe can make, so that none stands in the way of another.
+        parts = [model.size, None if model.architecture == "ait" else model.architecture]
+        training.output_dir = "_".join([str(training.output_dir), *filter(None, parts)])
     return data, model, run, training  # type: ignore[return-value]  # the parser forgets which dataclass is which
 
 

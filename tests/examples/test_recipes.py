@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import ViTConfig, ViTForImageClassification
 
 from examples.data.arguments import DataArguments
@@ -17,23 +18,56 @@ RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.ya
 PAPER_PARAMETERS = {"small": 15_784_426, "medium": 45_876_970, "base": 91_015_786}
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_parses_and_builds_its_model(recipe):
-    data, model_arguments, _, training = parse_arguments([str(recipe), "--use_cpu", "True", "--seed", "3"], None)
+OF_THE_PAPER = [path for path in RECIPES if "size" in yaml.safe_load(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size"),
+    [(path, None) for path in RECIPES if path not in OF_THE_PAPER]
+    + [(path, size) for path in OF_THE_PAPER for size in PAPER_PARAMETERS],
+    ids=lambda value: getattr(value, "stem", value),
+)
+def test_recipe_parses_and_builds_its_model(recipe, size):
+    flags = ["--use_cpu", "True", "--seed", "3", *([] if size is None else ["--size", size])]
+    data, model_arguments, _, training = parse_arguments([str(recipe), *flags], None)
     assert training.seed == 3
-    assert training.output_dir == f"runs/{recipe.stem}"
+    # A folder for each size.
+    assert training.output_dir == f"runs/{recipe.stem}" + ("" if size is None else f"_{size}")
     with torch.device("meta"):
         model, processor = build_model(model_arguments, data, [str(index) for index in range(10)], seed=0)
     assert model.config.num_labels == 10
     assert (processor.size["height"], processor.size["width"]) == model.config.image_shape
-    if recipe.stem.removeprefix("cifar10_") in PAPER_PARAMETERS:
+    if size is not None:
+        # The paper's setting: section "Sizes and recipe" and the official code.
+        config = model.config
+        assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (768, 12, 3072)
+        assert config.num_hidden_layers == {"small": 2, "medium": 6, "base": 12}[size]
+        assert (config.differentiable_write, config.position_embedding_type, config.pooling) == (
+            False,
+            "none",
+            "flatten",
+        )
+        assert (config.memory_slot_size, config.num_memory_heads) == (32, 8)
+        assert config.num_memory_slots == (128 if recipe.stem in ("pet", "imagenet_100") else 32)
+        assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-4, 0.01, 100)
+    if recipe.stem == "cifar10":
         memories = sum(memory.numel() for memory in model.ait.memories)
         count = sum(parameter.numel() for parameter in model.parameters()) + memories
-        assert count == PAPER_PARAMETERS[recipe.stem.removeprefix("cifar10_")] - 109_056
+        assert count == PAPER_PARAMETERS[size] - 109_056
+
+
+def test_default_output_folder_names_the_architecture_and_a_given_one_stays():
+    digits = str(RECIPES[0].with_name("digits.yaml"))
+    *_, training = parse_arguments([digits, "--use_cpu", "True", "--architecture", "perceiver"], None)
+    assert training.output_dir == "runs/digits_perceiver"
+    *_, training = parse_arguments(
+        [digits, "--use_cpu", "True", "--architecture", "vit", "--output_dir", "mine"], None
+    )
+    assert training.output_dir == "mine"
 
 
 def test_paper_schedule_warms_up_from_a_tenth_and_ends_at_a_hundredth():
-    _, _, _, training = parse_arguments([str(RECIPES[0].with_name("cifar10_small.yaml")), "--use_cpu", "True"], None)
+    _, _, _, training = parse_arguments([str(RECIPES[0].with_name("cifar10.yaml")), "--use_cpu", "True"], None)
     from transformers import get_scheduler
 
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
@@ -84,7 +118,7 @@ def test_bad_recipe_is_refused(tmp_path, text, message):
 
 
 def test_missing_recipe_lists_the_shipped_ones():
-    with pytest.raises(InputError, match=r"no recipe 'nowhere.yaml'.*cifar10_small.yaml.*digits.yaml"):
+    with pytest.raises(InputError, match=r"no recipe 'nowhere.yaml'.*cifar10.yaml.*digits.yaml"):
         parse_arguments(["nowhere.yaml"], None)
 
 

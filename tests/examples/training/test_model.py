@@ -192,18 +192,14 @@ def test_image_statistics_of_the_arguments_win_over_the_checkpoint(checkpoint):
     assert (list(processor.image_mean), list(processor.image_std)) == ([0.5, 0.5, 0.5], [0.7, 0.8, 0.9])
 
 
-@pytest.mark.parametrize(
-    ("statistics", "message"),
-    [
-        ({"image_mean": [0.5]}, r"`image_mean` must have one value per channel \(3\), but got \[0.5\]"),
-        ({"image_std": [0.5, 0.0, 0.5]}, "`image_std` must have positive numbers only"),
-        ({"image_mean": [0.5, float("nan"), 0.5]}, "`image_mean` must have finite numbers only"),
-    ],
-)
-def test_image_statistics_that_cannot_work_are_refused(statistics, message, checkpoint):
-    assert_refused(message, checkpoint, data=DataArguments(**statistics))
+def test_image_statistics_of_another_number_of_channels_are_refused(checkpoint):
+    message, data = (
+        r"`image_mean` must have one value per channel \(3\), but got \[0.5\]",
+        DataArguments(image_mean=[0.5]),
+    )
+    assert_refused(message, checkpoint, data=data)
     with pytest.raises(InputError, match=message):
-        build_model(ModelArguments(model_config=TINY_MODEL), DataArguments(**statistics), ["a", "b"], seed=0)
+        build_model(ModelArguments(model_config=TINY_MODEL), data, ["a", "b"], seed=0)
 
 
 @pytest.mark.parametrize(
