@@ -147,7 +147,12 @@ def load_parquet_files(folder: Path, paths: list[Path], config_name: str | None)
                 )
         # Escaped, because the library reads brackets and stars in a path as a pattern.
         data_files = {split: [glob.escape(name) for name in names]}
-        splits[split] = datasets.load_dataset("parquet", data_files=data_files, split=split)
+        try:
+            splits[split] = datasets.load_dataset("parquet", data_files=data_files, split=split)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise InputError(
+                f"The parquet files of the {split} split in {str(folder)!r} cannot be read ({error.__cause__})."
+            ) from error
     return splits
 
 
@@ -204,6 +209,12 @@ def load_image_files(folder: Path, images: list[Path], has_tables: bool) -> data
         )
     if stray:
         print(f"Left out of {folder}, {len(stray)} in no folder of a class: {shorten(stray)}.")
+    with_images = {Path(*path.parts[:depth]) for path in labelled}
+    for parent in sorted({path.parent for path in with_images}):
+        names = [name.name for name in (folder / parent).iterdir() if name.is_dir() and name.name[0] != "."]
+        empty = sorted(name for name in names if parent / name not in with_images and name != "__MACOSX")
+        if empty:
+            print(f"Left out of {folder / parent}, without an image: {shorten(empty)}.")
     if not is_split:
         refuse_splits_inside_classes(folder, labelled)
     groups = group_by_split(folder, labelled, lambda path: path.parts[0] if is_split else "train")

@@ -118,10 +118,12 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     write_images(tmp_path, spread("{}/{}.png") + names)
     (tmp_path / "metadata.csv").touch()
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "owl").mkdir()
     data = load(tmp_path)
     assert len(data.train) + len(data.evaluation) == 8
     printed = capsys.readouterr().out
     assert "3 hidden: .hidden/0.png, __MACOSX/cat/0.png, cat/._0.png." in printed
+    assert "without an image: owl." in printed
     assert "2 of other kinds: 1 .csv, 1 .txt." in printed
     assert "1 in no folder of a class: overview.png." in printed
 
@@ -160,6 +162,16 @@ def test_parquet_files_of_one_split_share_their_classes(tmp_path):
     write_parquet(tmp_path / "train-0.parquet", [0, 1], datasets.ClassLabel(names=["cat", "dog"]))
     write_parquet(tmp_path / "train-1.parquet", [0, 1], datasets.ClassLabel(names=["dog", "cat"]))
     with pytest.raises(InputError, match=r"train-0.*train-1.* of the train split have different columns or classes"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 400])
+def test_broken_parquet_file_is_one_line(kept, tmp_path):
+    path = tmp_path / "train.parquet"
+    write_parquet(path, ["a", "b"] * 50)
+    content = path.read_bytes()
+    path.write_bytes(content[:kept] if kept < 400 else content[:4] + bytes(kept) + content[4 + kept :])
+    with pytest.raises(InputError, match=r"cannot be read"):
         load(tmp_path)
 
 
