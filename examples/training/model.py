@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
@@ -25,6 +26,18 @@ from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalR
 
 logger = logging.get_logger(__name__)
 
+# What the libraries raise over a file that is not what its name says.
+LOADING_ERRORS = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    SafetensorError,
+    ValueError,
+)
 MODEL_CLASSES = (AiTModel, AiTForImageClassification, AiTForRelationalReasoning)
 
 
@@ -94,15 +107,18 @@ def load_image_processor(
             logger.warning(f"{name_or_path!r} has no image processor: a new one is made from the arguments.")
             return make_image_processor(config, data)
         saved = json.loads(Path(file).read_text(encoding="utf-8"))
-        if not isinstance(saved, dict) or not saved:
-            raise ValueError(f"it holds {saved!r} in place of a mapping of fields")
+        if not isinstance(saved, dict):
+            raise ValueError(f"it holds {saved!r} in place of a mapping of fields.")
+        for name in ("image_mean", "image_std"):
+            if (overrides | saved).get(name) is None:
+                raise ValueError(f"it has no `{name}`.")
         if is_resized:
             height, width = config.image_shape
             sizes = ["size"] + ["crop_size"] * ("crop_size" in saved)
             overrides |= {name: {"height": height, "width": width} for name in sizes}
         processor = ViTImageProcessorPil.from_pretrained(name_or_path, **overrides)
         check_statistics({name: getattr(processor, name) for name in ("image_mean", "image_std")}, config.num_channels)
-    except (OSError, ValueError, TypeError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(
             f"The image processor of {name_or_path!r} ({IMAGE_PROCESSOR_NAME}) cannot be used: "
             f"{flatten_message(error)} Restore the file, or remove it to get a new one made from the arguments."
@@ -118,7 +134,7 @@ def check_checkpoint_type(name_or_path: str) -> None:
         OSError: if it has no configuration that can be read.
         InputError: if its configuration is of another model, or of none.
     """
-    if cached_file(name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
+    if Path(name_or_path).is_dir() and not (Path(name_or_path) / CONFIG_NAME).is_file():
         raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.")
     saved, _ = PreTrainedConfig.get_config_dict(name_or_path)
     model_type, architectures = saved.get("model_type"), saved.get("architectures") or []
@@ -138,23 +154,23 @@ def check_weights(name_or_path: str, model: PreTrainedModel, loading_info: dict[
         InputError: if some do not, or are not finite; the message has their names.
     """
     faults = {
-        "missing": set(loading_info["missing_keys"]),
-        "unknown": set(loading_info["unexpected_keys"]),
-        "of another shape": {name for name, *_ in loading_info["mismatched_keys"]},
-        "not finite": {
+        "missing weights": set(loading_info["missing_keys"]),
+        "unknown weights": set(loading_info["unexpected_keys"]),
+        "weights of another shape": {name for name, *_ in loading_info["mismatched_keys"]},
+        "weights that are not finite": {
             name
             for name, tensor in model.state_dict().items()
             if tensor.is_floating_point() and not tensor.isfinite().all()
         },
     }
     for fault, names in faults.items():
-        if fault != "not finite":
+        if fault != "weights that are not finite":
             names = {name for name in names if not name.startswith("classifier.")}
         if names:
             listed = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             raise InputError(
-                f"The checkpoint {name_or_path!r} does not fit: {len(names)} weights are {fault} ({listed}). Only the "
-                "classifier may be new: leave `model_config` as it was in training, or take another checkpoint."
+                f"The checkpoint {name_or_path!r} does not fit, {fault}: {listed}. Only the classifier may be new: "
+                "leave `model_config` as it was in training, or take another checkpoint."
             )
 
 
@@ -194,7 +210,7 @@ def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **
                 f"The positions of {name_or_path!r} are resized, from images of {old_height} x {old_width} pixels to "
                 f"{height} x {width}."
             )
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {flatten_message(error)}") from error

@@ -82,11 +82,11 @@ def test_the_same_image_size_changes_nothing(checkpoint, caplog):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden_size": 32}, r"weights are of another shape \(.*ait\.embeddings.* and \d+ more\)"),
-        ({"num_memory_slots": 5}, r"2 weights are of another shape \(ait\.memory\.layer_0"),
-        ({"num_hidden_layers": 3}, r"weights are missing \(ait\.layers\.2"),
-        ({"num_hidden_layers": 1}, r"weights are unknown \(ait\.layers\.1"),
-        ({"num_register_tokens": 1}, "weights are missing|of another shape"),
+        ({"hidden_size": 32}, r"weights of another shape: ait\.embeddings.* and \d+ more\."),
+        ({"num_memory_slots": 5}, r"weights of another shape: ait\.memory\.layer_0, ait\.memory\.layer_1\."),
+        ({"num_hidden_layers": 3}, r"missing weights: ait\.layers\.2"),
+        ({"num_hidden_layers": 1}, r"unknown weights: ait\.layers\.1"),
+        ({"num_register_tokens": 1}, r"missing weights: ait\.embeddings\.prefix_tokens\.0\."),
         ({"image_size": 10}, "`image_size` must be a multiple of `patch_size`"),
         ({"image_size": "16"}, "`image_size` must be of type"),
         ({"hidden_size": "16"}, "`hidden_size` must be of type int, but got '16'"),
@@ -132,6 +132,17 @@ def make_broken_config(folder):
     (folder / "config.json").write_text('{"model_type": "ait"')
 
 
+def make_list_of_config(folder):
+    make_empty_config(folder)
+    (folder / "config.json").write_text("[]")
+
+
+def make_text_of_weights(folder):
+    AiTForImageClassification(AiTConfig(**TINY_MODEL)).save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text("hello")
+
+
 def make_renamed_baseline(folder):
     """The configuration claims an AiT; the weights are another model's."""
     make_baseline(folder)
@@ -162,9 +173,11 @@ def make_relational(folder):
         (make_baseline, "'ait_baseline' and `architectures` .*SetTransformerModel"),
         (make_empty_config, "`model_type` None"),
         (make_broken_config, "cannot be loaded: .*not a valid JSON file"),
-        (make_renamed_baseline, r"weights are missing \(ait\."),
+        (make_list_of_config, "cannot be loaded: "),
+        (make_text_of_weights, "cannot be loaded: "),
+        (make_renamed_baseline, r"missing weights: ait\."),
         (make_halved_weights, "cannot be loaded: "),
-        (make_weights_that_are_not_finite, r"1 weights are not finite \(ait\.memory\.layer_1\)"),
+        (make_weights_that_are_not_finite, r"weights that are not finite: ait\.memory\.layer_1\."),
         (make_relational, "was trained with a question"),
         (lambda folder: folder.mkdir(), "it has no config.json"),
         (lambda folder: folder.write_text("text"), "cannot be loaded: "),
@@ -176,7 +189,7 @@ def test_what_is_no_checkpoint_of_this_model_is_refused(make, message, tmp_path)
 
 
 def test_images_alone_do_not_teach_to_answer_questions(checkpoint):
-    assert_refused(r"weights are missing \(ait\.embeddings\.question_embeddings", checkpoint, question_size=18)
+    assert_refused(r"missing weights: ait\.embeddings\.question_embeddings", checkpoint, question_size=18)
 
 
 def test_checkpoint_with_another_loss_is_refused_unless_it_is_changed(checkpoint):
@@ -203,7 +216,16 @@ def test_image_statistics_of_another_number_of_channels_are_refused(checkpoint):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"image_mean": [0.1', b"{}", b"[]", b"\xff\xfe", b'{"image_mean": [0.1], "image_std": [0.9]}']
+    "content",
+    [
+        b"",
+        b'{"image_mean": [0.1',
+        b"{}",
+        b"[]",
+        b"\xff\xfe",
+        b'{"image_mean": [0.1], "image_std": [0.9]}',
+        b'{"image_mean": null}',
+    ],
 )
 def test_broken_image_processor_is_refused(content, checkpoint):
     (checkpoint / "preprocessor_config.json").write_bytes(content)
