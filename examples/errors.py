@@ -1,6 +1,7 @@
 """Mistakes of the caller, and how a script ends with one."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +21,15 @@ def refuse_unknown_keys(given: dict[str, Any], known: set[str], where: str) -> N
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script; a mistake of the caller ends it with one line and status 1."""
+    """Run a script; a mistake of the caller, Ctrl-C or a full disk ends it with one line instead of a traceback."""
     try:
         main()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from the last checkpoint, if there is one.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        sys.exit(f"error: {error.filename or 'The output'} cannot be written: {error.strerror}.")

@@ -14,28 +14,48 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, set_seed
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
 from examples.data.images import make_datasets
 from examples.data.loading import load_image_data
-from examples.errors import InputError
+from examples.errors import InputError, run_script
 from examples.training.arguments import parse_arguments
 from examples.training.metrics import Accuracy
 from examples.training.model import build_model
 from examples.training.publishing import push_folder
-from examples.training.results import describe_command, report_run
-from examples.training.run_folder import collect_arguments, list_checkpoints, prepare_output_folder
+from examples.training.results import describe_command, report_run, write_json
+from examples.training.run_folder import (
+    claim_checkpoint,
+    collect_arguments,
+    is_finished,
+    list_checkpoints,
+    lock_output_folder,
+    prepare_output_folder,
+    seal_checkpoint,
+)
 
 
 PROGRESS_FILE = "progress.json"
+# The training arguments that this loop reads. Any other that is set is refused.
+USED_ARGUMENTS = (
+    *("output_dir", "resume_from_checkpoint", "seed", "use_cpu", "bf16", "disable_tqdm", "dataloader_num_workers"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("activation_checkpointing", "gradient_checkpointing", "dataloader_drop_last", "max_steps", "num_train_epochs"),
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "logging_strategy", "logging_steps"),
+    *("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit"),
+    *("push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_revision"),
+)
 
 
 def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[str, float]:
@@ -57,17 +77,33 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progr
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
         shutil.rmtree(staging, ignore_errors=True)
+        claim_checkpoint(staging)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(staging))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (staging / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+        write_json(staging / PROGRESS_FILE, progress)
+        seal_checkpoint(staging)
         final = output_dir / f"checkpoint-{step}"
         shutil.rmtree(final, ignore_errors=True)
         os.replace(staging, final)
         if limit is not None:
             for folder in list_checkpoints(output_dir)[limit:]:
                 shutil.rmtree(folder)
+
+
+def refuse_unused_arguments(training: TrainingArguments) -> None:
+    """Raise an `InputError` if a training argument is set that this loop does not read."""
+    # Whatever the arguments that are read imply for others, is implied here too.
+    implied = TrainingArguments(
+        **{name: getattr(training, name) for name in USED_ARGUMENTS if hasattr(training, name)}
+    )
+    given, unset = training.to_dict(), implied.to_dict()
+    if ignored := sorted(name for name in given if given[name] != unset.get(name)):
+        raise InputError(
+            f"`{ignored[0]}` {given[ignored[0]]!r} has no effect in this loop: leave it out, "
+            "or use `examples.image_classification`."
+        )
 
 
 def is_due(strategy: IntervalStrategy | str, every: float, step: int, is_epoch_end: bool) -> bool:
@@ -90,19 +126,41 @@ def make_optimizer(model: torch.nn.Module, training: TrainingArguments) -> torch
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    data_arguments, model_arguments, run_arguments, training = parse_arguments(
-        sys.argv[1:] if argv is None else argv, __doc__
+def make_scheduler(optimizer, training: TrainingArguments, num_steps: int):
+    """The schedule of the arguments. It is not prepared, which would step it once for every process."""
+    return get_scheduler(
+        training.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=training.get_warmup_steps(num_steps),
+        num_training_steps=num_steps,
+        scheduler_specific_kwargs=training.lr_scheduler_kwargs,  # type: ignore[arg-type]  # a mapping after parsing
     )
-    arguments = collect_arguments(data_arguments, model_arguments, training=training)
-    data = load_image_data(data_arguments)
-    model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
-    train_dataset, eval_dataset = make_datasets(data, data_arguments, processor, training.seed)
-    # The second name is the older one; transformers 5.17 has no other.
-    if getattr(training, "activation_checkpointing", None) or training.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
 
-    accelerator = Accelerator(
+
+def count_group(num_batches: int, epoch_length: int, accumulation_steps: int) -> int:
+    """Count the batches that are accumulated together with the next one, after `num_batches` of an epoch."""
+    first = num_batches - num_batches % accumulation_steps
+    return min(accumulation_steps, epoch_length - first)
+
+
+def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, DataLoader]:
+    """Loaders of the training and the evaluation split."""
+    options: dict[str, Any] = {"num_workers": training.dataloader_num_workers, "pin_memory": torch.cuda.is_available()}
+    train_loader = DataLoader(
+        datasets[0],
+        batch_size=training.per_device_train_batch_size,
+        shuffle=True,
+        drop_last=training.dataloader_drop_last,
+        # Of its own, so that opening the loader in a resumed run takes nothing from dropout's random stream.
+        generator=torch.Generator().manual_seed(training.seed),
+        **options,
+    )
+    return train_loader, DataLoader(datasets[1], batch_size=training.per_device_eval_batch_size, **options)
+
+
+def make_accelerator(model: torch.nn.Module, training: TrainingArguments) -> Accelerator:
+    """Accelerator with the precision and accumulation of the arguments."""
+    return Accelerator(
         cpu=training.use_cpu,
         mixed_precision="bf16" if training.bf16 else "no",
         gradient_accumulation_steps=training.gradient_accumulation_steps,
@@ -115,85 +173,78 @@ def main(argv: list[str] | None = None) -> None:
             )
         ],
     )
-    output_dir = Path(str(training.output_dir))
-    with accelerator.main_process_first():
-        checkpoint = (
-            prepare_output_folder(training, arguments, run_arguments.restart, PROGRESS_FILE)
-            if accelerator.is_main_process
-            else None
-        )
-    checkpoint = broadcast_object_list([checkpoint])[0]
 
-    # A generator of its own, so that opening the loader in a resumed run takes nothing from dropout's random stream.
-    generator = torch.Generator().manual_seed(training.seed)
-    loader_options: dict[str, Any] = {
-        "num_workers": training.dataloader_num_workers,
-        "pin_memory": torch.cuda.is_available(),
-    }
-    train_loader = torch.utils.data.DataLoader(
-        train_dataset,
-        batch_size=training.per_device_train_batch_size,
-        shuffle=True,
-        drop_last=training.dataloader_drop_last,
-        generator=generator,
-        **loader_options,
-    )
-    eval_loader = torch.utils.data.DataLoader(
-        eval_dataset, batch_size=training.per_device_eval_batch_size, **loader_options
-    )
-    optimizer = make_optimizer(model, training)
-    model, optimizer, train_loader, eval_loader = accelerator.prepare(model, optimizer, train_loader, eval_loader)
 
+@dataclass
+class LossLog:
+    """The task loss and the balance loss apart, since they were last printed."""
+
+    coefficient: float | None
+    parts: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {"task_loss": [], "balance_loss": []})
+
+    def add(self, outputs) -> None:
+        """Take the losses of a batch; a model without balance loss has no parts."""
+        balance_loss = outputs.get("balance_loss")
+        if balance_loss is not None:
+            self.parts["balance_loss"].append(balance_loss.detach())
+            self.parts["task_loss"].append((outputs.loss - self.coefficient * balance_loss).detach())
+
+    def print_means(self, accelerator: Accelerator, **more: float) -> None:
+        """Print the means over all processes, and forget them."""
+        means = {name: accelerator.gather(torch.stack(v)).mean().item() for name, v in self.parts.items() if v}
+        accelerator.print(json.dumps({**means, **more}))
+        for values in self.parts.values():
+            values.clear()
+
+
+def train_batch(accelerator: Accelerator, model, optimizer, batch, group_size: int, training: TrainingArguments):
+    """Run one batch forward and backward, and step at the end of its group of accumulated batches."""
+    model.train()
+    with accelerator.accumulate(model):
+        outputs = model(**batch)
+        # Accelerate divides by the accumulation steps, although the last group of an epoch may have fewer batches.
+        accelerator.backward(outputs.loss * (training.gradient_accumulation_steps / group_size))
+        if accelerator.sync_gradients and training.max_grad_norm:
+            accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return outputs
+
+
+def run_loop(
+    accelerator: Accelerator, model, loaders, training: TrainingArguments, checkpoint: Path | None, reset_memory: bool
+) -> dict[str, Any]:
+    """Train, or go on from a checkpoint, and evaluate; return what was measured."""
+    train_dataset = loaders[0].dataset
+    model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
     steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
     num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
-    scheduler = get_scheduler(
-        training.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=training.get_warmup_steps(num_steps),
-        num_training_steps=num_steps,
-        scheduler_specific_kwargs=training.lr_scheduler_kwargs,  # type: ignore[arg-type]  # a mapping after parsing
-    )
-    # Registered, not prepared: a prepared schedule would be stepped once for every process.
-    accelerator.register_for_checkpointing(scheduler)
-
-    step, epoch, num_batches, seconds = 0, 0, 0, 0.0
-    loss_sum = torch.zeros((), device=accelerator.device)
+    scheduler = make_scheduler(optimizer, training, num_steps)
+    progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
     if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
-        step, epoch, num_batches = progress["step"], progress["epoch"], progress["num_batches"]
-        loss_sum += progress["loss_sum"]
-        seconds = progress["seconds"]
+        scheduler.load_state_dict(progress["scheduler"])
     else:
         set_seed(training.seed)
-
-    first_step = step
-    start = time.perf_counter() - seconds
+    first_step, start = progress["step"], time.perf_counter() - progress["seconds"]
+    step, epoch, num_batches = first_step, progress["epoch"], progress["num_batches"]
+    loss_sum = torch.zeros((), device=accelerator.device) + progress["loss_sum"]
+    log = LossLog(getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None))
     bar = tqdm(total=num_steps, initial=step, disable=training.disable_tqdm or not accelerator.is_main_process)
-    coefficient = getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None)
-    parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
     while step < num_steps:
         train_dataset.set_epoch(epoch)
-        if model_arguments.reset_memory and num_batches == 0:
+        if reset_memory and num_batches == 0:
             accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader
         # A prepared loader counts its own epochs, which would start at 0 in a resumed run.
         batches.set_epoch(epoch)
         for batch in batches:
-            model.train()
-            with accelerator.accumulate(model):
-                outputs = model(**batch)
-                accelerator.backward(outputs.loss)
-                if accelerator.sync_gradients and training.max_grad_norm:
-                    accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
+            group_size = count_group(num_batches, len(train_loader), training.gradient_accumulation_steps)
+            outputs = train_batch(accelerator, model, optimizer, batch, group_size, training)
             num_batches += 1
-            loss_sum += outputs.loss.detach()
-            balance_loss = outputs.get("balance_loss")
-            if balance_loss is not None:
-                parts["balance_loss"].append(balance_loss.detach())
-                parts["task_loss"].append((outputs.loss - coefficient * balance_loss).detach())
+            loss_sum += outputs.loss.detach() / group_size
+            log.add(outputs)
             if not accelerator.sync_gradients:
                 continue
 
@@ -204,54 +255,60 @@ def main(argv: list[str] | None = None) -> None:
             if is_epoch_end:
                 epoch, num_batches = epoch + 1, 0
             if is_due(training.logging_strategy, training.logging_steps, step, is_epoch_end):
-                logs = {name: accelerator.gather(torch.stack(v)).mean().item() for name, v in parts.items() if v}
-                accelerator.print(json.dumps({**logs, "learning_rate": scheduler.get_last_lr()[0], "step": step}))
-                for values in parts.values():
-                    values.clear()
+                log.print_means(accelerator, learning_rate=scheduler.get_last_lr()[0], step=step)
             if is_due(training.eval_strategy, training.eval_steps or training.logging_steps, step, is_epoch_end):
                 accelerator.print(json.dumps({**evaluate(model, eval_loader, accelerator), "step": step}))
             if is_due(training.save_strategy, training.save_steps, step, is_epoch_end):
-                progress = {
-                    "step": step,
-                    "epoch": epoch,
-                    "num_batches": num_batches,
-                    "loss_sum": accelerator.reduce(loss_sum, "mean").item(),
-                    "seconds": time.perf_counter() - start,
-                }
-                save_checkpoint(accelerator, output_dir, step, progress, training.save_total_limit)
+                progress = {"step": step, "epoch": epoch, "num_batches": num_batches}
+                progress["loss_sum"] = accelerator.reduce(loss_sum, "mean").item()
+                progress["seconds"] = time.perf_counter() - start
+                # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
+                progress["scheduler"] = scheduler.state_dict()
+                save_checkpoint(accelerator, Path(training.output_dir), step, progress, training.save_total_limit)
             if step == num_steps:
                 break
     bar.close()
+    return {
+        **evaluate(model, eval_loader, accelerator),
+        "train_loss": accelerator.reduce(loss_sum, "mean").item() / num_steps,
+        "train_seconds": time.perf_counter() - start,
+        "num_steps": num_steps,
+        "resumed_from_step": first_step,
+    }
 
-    metrics = evaluate(model, eval_loader, accelerator)
-    train_loss = accelerator.reduce(loss_sum, "mean").item() / (num_steps * training.gradient_accumulation_steps)
-    if accelerator.is_main_process:
-        unwrapped = accelerator.unwrap_model(model)
-        unwrapped.save_pretrained(output_dir)
-        report_run(
-            unwrapped,
-            processor,
-            data,
-            arguments,
-            training,
-            {
-                **metrics,
-                "train_loss": train_loss,
-                "train_seconds": time.perf_counter() - start,
-                "num_steps": num_steps,
-                "resumed_from_step": first_step,
-            },
-            describe_command("examples.image_classification_accelerate"),
-        )
-        if training.push_to_hub:
-            push_folder(training)
-    # Leaving while another process still reports can hang it in its communication.
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+
+def main(argv: list[str] | None = None) -> None:
+    data_arguments, model_arguments, run_arguments, training = parse_arguments(
+        sys.argv[1:] if argv is None else argv, __doc__
+    )
+    refuse_unused_arguments(training)
+    arguments = collect_arguments(data_arguments, model_arguments, training=training)
+    with lock_output_folder(training):
+        if is_finished(training, arguments, run_arguments.restart):
+            return
+        data = load_image_data(data_arguments)
+        model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
+        # The second name is the older one; transformers 5.17 has no other.
+        if getattr(training, "activation_checkpointing", None) or training.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        loaders = make_loaders(make_datasets(data, data_arguments, processor, training.seed), training)
+        accelerator = make_accelerator(model, training)
+        checkpoint = None
+        if accelerator.is_main_process:
+            checkpoint = prepare_output_folder(training, arguments, run_arguments.restart)
+        checkpoint = broadcast_object_list([checkpoint])[0]
+        measured = run_loop(accelerator, model, loaders, training, checkpoint, model_arguments.reset_memory)
+        if accelerator.is_main_process:
+            unwrapped = accelerator.unwrap_model(model)
+            unwrapped.save_pretrained(str(training.output_dir))
+            command = describe_command("examples.image_classification_accelerate")
+            report_run(unwrapped, processor, data, arguments, training, measured, command)
+            if training.push_to_hub:
+                push_folder(training)
+        # Leaving while another process still reports can hang it in its communication.
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

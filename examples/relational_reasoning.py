@@ -9,17 +9,21 @@ accuracy for each type and subtype of question, beside what a reader of the ques
 """
 
 import sys
+from typing import Any
 
+from transformers import TrainingArguments
+
+from examples.data.arguments import DataArguments
 from examples.data.images import ImagePixelsDataset
 from examples.data.questions import QuestionsDataset, load_questions
 from examples.data.sort_of_clevr import QUESTION_SIZE, QUESTION_TYPES
 from examples.errors import InputError, run_script
-from examples.training.arguments import parse_arguments
+from examples.training.arguments import ModelArguments, parse_arguments
 from examples.training.metrics import answer_from_questions_alone, make_metrics, score_groups
 from examples.training.model import build_model
 from examples.training.publishing import push_folder
 from examples.training.results import describe_command, report_run
-from examples.training.run_folder import collect_arguments
+from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder
 from examples.training.trainer import train
 
 
@@ -34,6 +38,22 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("Flipped or cropped images have other answers: set no `horizontal_flip` or `crop_padding`.")
     should_push = training.push_to_hub
     arguments = collect_arguments(data_arguments, model_arguments, training=training)
+    with lock_output_folder(training):
+        if is_finished(training, arguments, run_arguments.restart):
+            return
+        run(data_arguments, model_arguments, training, types, arguments, run_arguments.restart, should_push)
+
+
+def run(
+    data_arguments: DataArguments,
+    model_arguments: ModelArguments,
+    training: TrainingArguments,
+    types: list[str],
+    arguments: dict[str, Any],
+    restart: bool,
+    should_push: bool,
+) -> None:
+    """Train, report and push, once it is clear that the output folder may be written."""
     data = load_questions(data_arguments)
     model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed, QUESTION_SIZE)
     # Always in memory: each image is asked about many times.
@@ -48,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments,
         training,
         make_metrics(eval_data),
-        run_arguments.restart,
+        restart,
     )
     measured["question_only_by_group"] = score_groups(answer_from_questions_alone(train_data, eval_data), eval_data)
     measured["num_train_questions"], measured["num_eval_questions"] = len(train_data), len(eval_data)

@@ -1,6 +1,7 @@
 """What a run leaves: `results.json` with its setting, an example image, and the words at the end."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -16,12 +17,15 @@ from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPi
 from examples.baselines import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
+from examples.errors import InputError
 from examples.training.publishing import write_model_card
 from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
 
 
 RESULTS_FILE = "results.json"
+# Results of the finished model that a restarted run has not replaced yet.
+PREVIOUS_RESULTS_FILE = "previous_results.json"
 EXAMPLE_IMAGE = "example.png"
 
 
@@ -81,9 +85,13 @@ def report_run(
     A baseline gets no card. The model must have been saved into the output folder before.
     """
     output_dir = Path(str(training.output_dir))
+    for name in ("train_loss", "eval_loss"):
+        if not math.isfinite(metrics[name]):
+            raise InputError(f"Training diverged: `{name}` is {metrics[name]}. Lower `--learning_rate` and restart.")
     sample = data.evaluation[0]
     image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
-    image.save(output_dir / EXAMPLE_IMAGE)
+    with stage_files(output_dir) as staging:
+        image.save(Path(staging, EXAMPLE_IMAGE))
     processor.save_pretrained(output_dir)
 
     results: dict[str, Any] = {
@@ -99,6 +107,7 @@ def report_run(
     if is_classifier:
         write_model_card(model, data, results, training, output_dir)
     write_json(output_dir / RESULTS_FILE, results)
+    (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
     print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
     if not is_classifier:
         print(f"Saved in {output_dir}.")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from transformers import (
     ViTImageProcessorPil,
 )
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from examples.training.run_folder import prepare_output_folder
+from examples.training.run_folder import claim_checkpoint, prepare_output_folder, seal_checkpoint
 
 
 class EpochCallback(TrainerCallback):
@@ -38,6 +40,18 @@ class ResetMemoryCallback(TrainerCallback):
         # A run that was resumed within an epoch goes on with the memories of its checkpoint.
         if abs(state.epoch - round(state.epoch)) < 1e-6:
             model.reset_memories()
+
+
+class CompleteLogCallback(TrainerCallback):
+    """Logs at every save and at the last step too, so that the logged losses account for every step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if control.should_save:
+            control.should_log = True
 
 
 class AiTTrainer(Trainer):
@@ -69,6 +83,26 @@ class AiTTrainer(Trainer):
             self.loss_parts["balance_loss"].append(balance_loss.detach())
         return (loss, outputs) if return_outputs else loss
 
+    def _save_checkpoint(self, model, trial=None):
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            claim_checkpoint(folder)
+        # Older checkpoints go only when this one is complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal_checkpoint(folder)
+            rotate_checkpoints(
+                output_dir=self.args.output_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+
     def log(self, logs, start_time=None):
         if "loss" in logs:
             for name, values in self.loss_parts.items():
@@ -79,7 +113,7 @@ class AiTTrainer(Trainer):
 
 
 def average_logged_loss(state: TrainerState) -> float:
-    """Mean training loss of all steps that were logged; the Trainer's own forgets those before a resumption."""
+    """Mean training loss of all steps; the Trainer's own forgets those before a resumption."""
     logs = [(entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry]
     steps = [0, *(step for step, _ in logs)]
     weighted = sum(loss * (step - before) for (step, loss), before in zip(logs, steps))
@@ -105,10 +139,8 @@ def train(
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     with training.main_process_first(desc="preparing the output folder"):
-        checkpoint = (
-            prepare_output_folder(training, arguments, restart, TRAINER_STATE_NAME) if training.should_save else None
-        )
-    callbacks: list[TrainerCallback] = [EpochCallback(train_dataset)]
+        checkpoint = prepare_output_folder(training, arguments, restart) if training.should_save else None
+    callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
     trainer = AiTTrainer(
@@ -126,7 +158,10 @@ def train(
         first_step = state.global_step
     if checkpoint is not None and first_step >= state.max_steps:
         # Killed between the last step and the results. The Trainer would train for another step.
-        model.load_state_dict(load_file(checkpoint / SAFE_WEIGHTS_NAME))
+        best = state.best_model_checkpoint if training.load_best_model_at_end else None
+        # By name, because the output folder may have been moved.
+        folder = checkpoint.with_name(Path(best).name) if best else checkpoint
+        model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         trainer.state = state
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -31,7 +31,6 @@ REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = pytest.mark.parametrize(
     "script", [image_classification, image_classification_accelerate], ids=["trainer", "accelerate"]
 )
-MARKERS = {image_classification: "trainer_state.json", image_classification_accelerate: "progress.json"}
 
 
 def read_results(folder):
@@ -98,14 +97,16 @@ def test_printed_lines_load_the_folder_and_classify_an_image(make_flags, tmp_pat
 
 
 @SCRIPTS
-def test_same_seed_gives_the_same_weights_and_a_finished_run_starts_anew(script, make_flags, tmp_path):
+def test_same_seed_gives_the_same_weights_and_a_finished_run_is_restarted_on_request(script, make_flags, tmp_path):
     folder = tmp_path / "run"
     script.main(make_flags(folder, save_strategy="steps", save_steps=1))
     first = shutil.copytree(folder, tmp_path / "first")
-    script.main(make_flags(folder, save_strategy="steps", save_steps=1))
+    script.main(make_flags(folder, save_strategy="steps", save_steps=1, restart=True))
     assert_same_weights(folder, first)
     assert read_results(folder)["accuracy"] == read_results(first)["accuracy"]
-    script.main(make_flags(folder, seed=7))
+    with pytest.raises(InputError, match=r"a finished run with other arguments.*--restart"):
+        script.main(make_flags(folder, seed=7))
+    script.main(make_flags(folder, seed=7, restart=True))
     assert not torch.equal(
         load_file(folder / "model.safetensors")["classifier.weight"],
         load_file(first / "model.safetensors")["classifier.weight"],
@@ -188,7 +189,7 @@ def test_unfinished_run_with_other_arguments_is_refused_unless_restarted(script,
     (folder / "results.json").unlink()
     with pytest.raises(InputError, match=r"learning_rate 5e-05, now 0\.001.*--restart"):
         script.main(make_flags(folder, **flags, learning_rate=1e-3))
-    (folder / "checkpoint-2" / MARKERS[script]).unlink()
+    (folder / "checkpoint-2" / "manifest.json").unlink()
     script.main(make_flags(folder, **flags, learning_rate=1e-3, restart=True))
     assert read_results(folder)["arguments"]["learning_rate"] == 1e-3
 
