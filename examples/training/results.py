@@ -27,6 +27,8 @@ RESULTS_FILE = "results.json"
 # Results of the finished model that a restarted run has not replaced yet.
 PREVIOUS_RESULTS_FILE = "previous_results.json"
 EXAMPLE_IMAGE = "example.png"
+# Stands for a secret.
+HIDDEN = "HIDDEN"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -37,8 +39,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def describe_command(module: str) -> str:
-    """The command line of this run, for its results."""
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    """The command line of this run, for its results; the values of flags that name a token are left out."""
+    arguments: list[str] = []
+    for argument in sys.argv[1:]:
+        flag, equals, _ = argument.partition("=")
+        if arguments and arguments[-1].startswith("--") and "token" in arguments[-1] and "=" not in arguments[-1]:
+            argument = HIDDEN
+        elif flag.startswith("--") and "token" in flag and equals:
+            argument = f"{flag}={HIDDEN}"
+        arguments.append(argument)
+    return shlex.join(["python", "-m", module, *arguments])
 
 
 def read_versions() -> dict[str, str]:

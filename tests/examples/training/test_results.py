@@ -1,0 +1,23 @@
+"""What stands in the results of a run."""
+
+import sys
+
+import pytest
+
+from examples.training.results import describe_command, describe_setting
+
+
+@pytest.mark.parametrize("flags", [["--hub_token", "hf_secret"], ["--hub_token=hf_secret"]])
+def test_command_in_the_results_holds_no_token(flags, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script", "recipe.yaml", *flags, "--seed", "3"])
+    command = describe_command("examples.image_classification")
+    assert "hf_secret" not in command
+    assert command.startswith("python -m examples.image_classification recipe.yaml --")
+    assert command.endswith("HIDDEN --seed 3")
+
+
+def test_head_of_the_results_names_kind_command_machine_versions_and_seeds():
+    head = describe_setting("training", "python -m x", [3], use_cpu=True)
+    assert list(head) == ["kind", "command", "hardware", "versions", "seeds"]
+    assert (head["kind"], head["command"], head["seeds"]) == ("training", "python -m x", [3])
+    assert {"python", "torch", "transformers", "modeling-ait"} <= head["versions"].keys()
