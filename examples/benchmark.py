@@ -15,6 +15,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from examples.baselines import build_architecture, count_parameters
+from examples.data.arguments import HelpFormatter
 from examples.errors import run_script
 from examples.training.cost import MODES, Builder, CostSetting, measure_peak_memory, time_rounds
 from examples.training.results import describe_command, describe_setting, write_json
@@ -67,7 +68,9 @@ def run(arguments: BenchmarkArguments) -> dict:
 
 
 def main():
-    parser = HfArgumentParser(BenchmarkArguments, description=__doc__)
+    parser = HfArgumentParser(
+        BenchmarkArguments, prog="python -m examples.benchmark", description=__doc__, formatter_class=HelpFormatter
+    )
     (arguments,) = parser.parse_args_into_dataclasses()
     if arguments.num_rounds < 2:
         parser.error(f"--num_rounds must be at least 2, to give a spread, but got {arguments.num_rounds}.")

@@ -29,6 +29,7 @@ from examples.comparison.plan import (
 )
 from examples.comparison.runs import execute_runs, is_finished, read_run
 from examples.comparison.statistics import describe, group_runs, name_setting, score, summarize
+from examples.data.arguments import HelpFormatter
 from examples.data.catalog import BENCHMARKS
 from examples.errors import InputError, run_script
 from examples.training.arguments import read_recipe
@@ -134,6 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         usage="python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]",
         allow_abbrev=False,
+        formatter_class=HelpFormatter,
     )
     arguments, passed_on = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     arguments.recipes += recipes

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from conversion.convert_vit import convert_model
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, HelpFormatter
 from examples.data.images import decode_image
 from examples.data.loading import ImageData, load_image_data
 from examples.errors import InputError, run_script
@@ -146,7 +146,12 @@ def make_model(name: str, folder: Path, num_classes: int, seed: int) -> PreTrain
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser((ComparisonArguments, DataArguments), description=__doc__)  # type: ignore[arg-type]
+    parser = HfArgumentParser(
+        (ComparisonArguments, DataArguments),
+        prog="python -m examples.compare_vit_finetuning",
+        description=__doc__,
+        formatter_class=HelpFormatter,
+    )  # type: ignore[arg-type]
     arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
     data = load_image_data(data_arguments)
     classes = list(range(arguments.num_pretraining_classes, len(data.label_names)))

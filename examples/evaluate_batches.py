@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, HelpFormatter
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_image_data
 from examples.errors import InputError, run_script
@@ -109,7 +109,12 @@ def summarize(checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser((BatchArguments, DataArguments), description=__doc__)  # type: ignore[arg-type]
+    parser = HfArgumentParser(
+        (BatchArguments, DataArguments),
+        prog="python -m examples.evaluate_batches",
+        description=__doc__,
+        formatter_class=HelpFormatter,
+    )  # type: ignore[arg-type]
     arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
     if not arguments.checkpoints or min(arguments.batch_sizes, default=0) < 1 or arguments.num_orders < 1:
         raise InputError("Give at least one of `--checkpoints`, batch sizes of at least 1, and at least 1 order.")

@@ -117,7 +117,9 @@ def make_report() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    argparse.ArgumentParser(
+        prog="python -m examples.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
     REPORT.write_text(make_report(), encoding="utf-8")
     draw_plots(read_results())
     print(f"Written: {REPORT.name}, and the plots under {RESULTS.relative_to(REPOSITORY).as_posix()}/.")

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from transformers import HfArgumentParser
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, HelpFormatter
 from examples.data.catalog import Benchmark, find_benchmark
 from examples.data.decoding import check_images, leave_out_bad_images
 from examples.data.generated import SPLITS
@@ -117,7 +117,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser(
         (PreviewArguments, DataArguments),  # type: ignore[arg-type]
         description=__doc__,
-        usage="%(prog)s NAME [--preview FILE.png] [--flag value ...]",
+        usage="python -m examples.data NAME [--preview FILE.png] [--flag value ...]",
+        formatter_class=HelpFormatter,
     )
     arguments, data_arguments = parser.parse_args_into_dataclasses(argv)
     data_arguments.dataset_name = name or data_arguments.dataset_name

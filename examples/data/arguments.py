@@ -1,9 +1,14 @@
 """Arguments that say what to train on."""
 
 import math
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 
 from examples.errors import InputError
+
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows the defaults, and the lines of the description as they are."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 
 from examples.baselines import ARCHITECTURES
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, HelpFormatter
 from examples.errors import InputError, refuse_unknown_keys
 from modeling_ait import AiTConfig
 
@@ -98,7 +99,8 @@ def parse_arguments(
         InputError: for a recipe that cannot be read or has an unknown key; the message lists the known ones.
     """
     types: Any = (DataArguments, ModelArguments, RunArguments, TrainingArguments)
-    parser = HfArgumentParser(types, description=description, usage="%(prog)s [RECIPE.yaml] [--flag value ...]")
+    usage = f"python -m examples.{Path(sys.argv[0]).stem} [RECIPE.yaml] [--flag value ...]"
+    parser = HfArgumentParser(types, description=description, usage=usage, formatter_class=HelpFormatter)
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         recipe = read_recipe(arguments[0])
         known = {f.name for dataclass_type in types for f in dataclasses.fields(dataclass_type) if f.init}

@@ -74,7 +74,10 @@ def test_data_parallel_prefix_is_accepted(weights, save):
 
 
 def test_old_file_format_is_accepted(weights, save):
-    convert_checkpoint(save(weights, _use_new_zipfile_serialization=False))
+    converted = convert_checkpoint(save(weights, _use_new_zipfile_serialization=False)).state_dict()
+    expected = convert_checkpoint(str(CHECKPOINT)).state_dict()
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in converted.items())
 
 
 class Payload:
