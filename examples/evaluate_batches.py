@@ -110,11 +110,11 @@ def summarize(checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser(
-        (BatchArguments, DataArguments),
+        (BatchArguments, DataArguments),  # type: ignore[arg-type]
         prog="python -m examples.evaluate_batches",
         description=__doc__,
         formatter_class=HelpFormatter,
-    )  # type: ignore[arg-type]
+    )
     arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
     if not arguments.checkpoints or min(arguments.batch_sizes, default=0) < 1 or arguments.num_orders < 1:
         raise InputError("Give at least one of `--checkpoints`, batch sizes of at least 1, and at least 1 order.")
