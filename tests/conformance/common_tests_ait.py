@@ -9,7 +9,7 @@ from unittest import mock
 from transformers import set_seed
 
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
-from modeling_ait.modeling_ait import AiTPatchEmbeddings
+from modeling_ait.embeddings_ait import AiTPatchEmbeddings
 from tests import test_modeling_common as common
 from tests.conformance.tiny_ait import AiTModelTester
 from tests.test_configuration_common import ConfigTester

@@ -38,7 +38,7 @@ EXPECTED_SKIPS = (
     ExpectedSkip(
         "test_resize_position_vector_embeddings",
         "Model does not have position embeddings",
-        "AiT has a fixed image size: its position embeddings are not resized.",
+        "AiT resizes its positions by image size, with `resize_positions`, and not by their number.",
     ),
     ExpectedSkip(
         "test_causal_lm_loss_honors_shift_labels|test_encoder_decoder_loss_no_double_shift",
