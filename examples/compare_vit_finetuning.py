@@ -146,12 +146,8 @@ def make_model(name: str, folder: Path, num_classes: int, seed: int) -> PreTrain
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser(
-        (ComparisonArguments, DataArguments),  # type: ignore[arg-type]
-        prog="python -m examples.compare_vit_finetuning",
-        description=__doc__,
-        formatter_class=HelpFormatter,
-    )
+    options: dict = {"prog": "python -m examples.compare_vit_finetuning", "formatter_class": HelpFormatter}
+    parser = HfArgumentParser((ComparisonArguments, DataArguments), description=__doc__, **options)  # type: ignore[arg-type]
     arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
     data = load_image_data(data_arguments)
     classes = list(range(arguments.num_pretraining_classes, len(data.label_names)))
