@@ -52,3 +52,16 @@ def test_retrieval_keeps_the_dtype_and_energy_is_float32():
     retrieved, attention = retrieve_patterns(states, patterns, beta=1.0)
     assert retrieved.dtype == attention.dtype == torch.bfloat16
     assert compute_energy(states, patterns, beta=1.0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_in_half_precision_is_the_float32_one_rounded_once(dtype):
+    patterns, states = torch.randn(50, 16).to(dtype), torch.randn(40, 16).to(dtype)
+    logits = torch.matmul(states, patterns.T)
+    _, attention = retrieve_patterns(states, patterns, beta=1.0)
+    assert torch.equal(attention, torch.nn.functional.softmax(logits.float(), dim=-1).to(dtype))
+
+
+def test_energy_in_half_precision_is_that_of_the_same_numbers_in_float32():
+    patterns, states = torch.randn(5, 64).bfloat16(), 4 * torch.randn(9, 64).bfloat16()
+    assert torch.equal(compute_energy(states, patterns, 0.7), compute_energy(states.float(), patterns.float(), 0.7))
