@@ -34,7 +34,9 @@ def assert_workspace_starts_like_pytorch(layer):
     """Uniform within 1 / sqrt(inputs), whose deviation is 1 / sqrt(3 inputs)."""
     inputs = {"query_proj": 32, "key_proj": 128, "value_proj": 128, "output_proj": 64, "pattern_proj": 32}
     projections = {
-        name.split(".")[-1]: module for name, module in layer.workspace.named_modules() if isinstance(module, nn.Linear)
+        name.split(".")[-1]: module
+        for name, module in layer.workspace.named_modules()
+        if isinstance(module, nn.Linear)
     }
     assert projections.keys() == inputs.keys()
     for name, number in inputs.items():

@@ -63,11 +63,13 @@ def try_mutant(mutant: Mutant, copies: SimpleQueue[Path], seconds: float) -> str
     if mutant.equivalent:
         return EQUIVALENT
     root = copies.get()
+    file = root / mutant.file
+    whole = file.read_text(encoding="utf-8")
     try:
-        mutant.apply(root)
+        file.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
         status, output = run_tests(root, list(mutant.tests), seconds)
     finally:
-        shutil.copy2(REPOSITORY / mutant.file, root / mutant.file)
+        file.write_text(whole, encoding="utf-8")
         copies.put(root)
     outcome = {PASSED: SURVIVED, FAILED: KILLED}.get(status, BROKEN)
     say(f"{outcome:9} {mutant.file}: {mutant.what}")

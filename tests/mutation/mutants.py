@@ -35,11 +35,6 @@ class Mutant:
     def folder(self) -> str:
         return self.file.split("/")[0]
 
-    def apply(self, root: Path) -> None:
-        """Put the fault into a copy of the repository."""
-        path = root / self.file
-        path.write_text(path.read_text(encoding="utf-8").replace(self.old, self.new), encoding="utf-8")
-
     def find_staleness(self) -> str:
         """Why the mutant no longer fits the code and the tests, or nothing."""
         path = REPOSITORY / self.file
