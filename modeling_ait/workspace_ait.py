@@ -71,32 +71,37 @@ class AiTMemory(nn.Module):
         return self
 
 
-def select_largest(logits: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+def select_tokens(queries: torch.Tensor, tokens: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The `num_kept` largest of each row and their places, in no order, (R, L) -> (R, K) twice.
+    Each query's largest logits and the places of their tokens, in no order, (R, E), (L, E) -> (R, K) twice.
 
     NaN counts as larger than any number. Which of equal logits are kept is not defined.
     """
-    # NumPy partitions five times as fast as `topk` on one thread, but on one thread only.
-    if not is_tracing(logits) and logits.device.type == "cpu" and torch.get_num_threads() <= 4:
-        places = np.argpartition(logits.detach().numpy(), -num_kept, axis=-1)[:, -num_kept:]
-        kept = torch.from_numpy(np.ascontiguousarray(places))
-        return logits.gather(-1, kept), kept
-    kept_logits, kept = logits.topk(num_kept, dim=-1, sorted=False)
-    return kept_logits, kept
+    # NumPy partitions five times as fast as `topk` on one thread, but on one thread only. The logits of a few rows
+    # stay in the processor's cache.
+    if not is_tracing(tokens) and tokens.device.type == "cpu" and torch.get_num_threads() <= 4:
+        selections = []
+        for rows in queries.split(32):
+            logits = torch.matmul(rows, tokens.T)
+            kept = torch.from_numpy(np.argpartition(logits.detach().numpy(), -num_kept, axis=-1)[:, -num_kept:])
+            selections.append((logits.gather(-1, kept), kept))
+        kept_logits, kept_tokens = (torch.cat(parts) for parts in zip(*selections))
+    else:
+        kept_logits, kept_tokens = torch.matmul(queries, tokens.T).topk(num_kept, dim=-1, sorted=False)
+    return kept_logits, kept_tokens
 
 
 class BottleneckAttention(torch.autograd.Function):
     """
     Softmax attention over each row's largest logits whose cost, beyond the logits, is that of what was selected.
 
-    (R, E), (L, E) -> (R, E), (R, K), (R, K): the attended tokens, the attention and which tokens it belongs to. What is
-    kept for the backward pass grows with R x K, not with R x L, and the gradients reach the selected entries alone.
+    (R, E), (L, E) -> (R, E), (R, K), (R, K): the attended tokens, the attention and which tokens it belongs to. What
+    is kept for the backward pass grows with R x K, not with R x L; the gradients reach the selected entries alone.
     """
 
     @staticmethod
     def forward(queries: torch.Tensor, tokens: torch.Tensor, bottleneck_size: int):
-        kept_logits, kept_tokens = select_largest(torch.matmul(queries, tokens.T), bottleneck_size)
+        kept_logits, kept_tokens = select_tokens(queries, tokens, bottleneck_size)
         attention = nn.functional.softmax(kept_logits, dim=-1)
         attended = nn.functional.embedding_bag(kept_tokens, tokens, mode="sum", per_sample_weights=attention)
         return attended, attention, kept_tokens
@@ -113,30 +118,26 @@ class BottleneckAttention(torch.autograd.Function):
         queries, tokens, attention, kept_tokens = ctx.saved_tensors
         num_rows, num_kept = kept_tokens.shape
         rows = torch.arange(num_rows, device=tokens.device)
+        entry_rows = rows.repeat_interleave(num_kept)
         # The dot products of each row's gradient with the tokens that it selected, none of them copied.
         grad_attention = grad_attention + torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad_attended.contiguous(),
-            tokens,
-            kept_tokens.flatten(),
-            rows * num_kept,
-            rows.repeat_interleave(num_kept),
-            0,  # mode "sum"
+            grad_attended.contiguous(), tokens, kept_tokens.flatten(), rows * num_kept, entry_rows, mode=0
         ).view_as(attention)
         grad_logits = attention * (grad_attention - (attention * grad_attention).sum(dim=-1, keepdim=True))
         grad_queries = nn.functional.embedding_bag(kept_tokens, tokens, mode="sum", per_sample_weights=grad_logits)
 
-        # Each selected entry brings a token its row's gradient, weighted by the attention, and its row's query, weighted
-        # by the logit's gradient. Sorted by token, the entries are bags too: a token's gradient is the sum of its own.
-        sorted_tokens, order = kept_tokens.flatten().sort(stable=True)
-        entry_rows = order.div(num_kept, rounding_mode="floor")
-        bag_starts = torch.searchsorted(sorted_tokens, torch.arange(len(tokens), device=tokens.device))
-        grad_tokens = nn.functional.embedding_bag(
-            torch.stack([entry_rows, entry_rows + num_rows], dim=-1).flatten(),
-            torch.cat([grad_attended, queries]),
-            2 * bag_starts,
-            mode="sum",
-            per_sample_weights=torch.stack([attention.flatten(), grad_logits.flatten()], dim=-1)[order].flatten(),
+        # Each selected entry brings its token two shares: of its row's gradient, by the attention, and of its row's
+        # query, by the gradient of the logit. Sorted by token, the entries are bags too.
+        sorted_tokens, order = kept_tokens.flatten().int().sort(stable=True)
+        entry_rows = entry_rows.index_select(0, order)
+        starts = torch.searchsorted(sorted_tokens, torch.arange(len(tokens), device=tokens.device, dtype=torch.int32))
+        grad_tokens, grad_of_logits = (
+            nn.functional.embedding_bag(
+                entry_rows, shared, starts, mode="sum", per_sample_weights=weights.flatten().index_select(0, order)
+            )
+            for shared, weights in ((grad_attended, attention), (queries, grad_logits))
         )
+        grad_tokens += grad_of_logits
         return grad_queries, grad_tokens, None
 
 
@@ -167,10 +168,10 @@ def attend_through_bottleneck(
     if 3 * num_kept < num_tokens:
         attended, attention, kept_tokens = BottleneckAttention.apply(queries, tokens, num_kept)
     else:
-        logits = torch.matmul(queries, tokens.T)  # (num_heads * num_slots, num_tokens)
-        kept_logits, kept_tokens = select_largest(logits, num_kept)
+        kept_logits, kept_tokens = select_tokens(queries, tokens, num_kept)
         attention = nn.functional.softmax(kept_logits, dim=-1)
-        attended = torch.matmul(torch.zeros_like(logits).scatter(-1, kept_tokens, attention), tokens)
+        nothing = attention.new_zeros(len(queries), num_tokens)
+        attended = torch.matmul(nothing.scatter(-1, kept_tokens, attention), tokens)
     return tuple(selected.unflatten(0, shape) for selected in (attended, attention, kept_tokens))
 
 
