@@ -161,9 +161,12 @@ def test_weights_beside_a_saved_adapter_stay(make_trained, tmp_path, monkeypatch
 
 def test_weights_are_moved_before_the_json_that_describes_them(tmp_path, monkeypatch):
     moved, replace = [], os.replace
-    monkeypatch.setattr(
-        os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target))
-    )
+
+    def record(source, target):
+        moved.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record)
     with stage_files(tmp_path) as staging:
         for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "a_ait.py"):
             Path(staging, name).write_text("x")
