@@ -8,17 +8,20 @@ tests fail without any mutant.
 """
 
 import argparse
+import importlib
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import SimpleQueue
+from typing import NamedTuple
 
 from tests.mutation.mutants import REPOSITORY, Mutant, read_mutants
 
@@ -26,7 +29,18 @@ from tests.mutation.mutants import REPOSITORY, Mutant, read_mutants
 LEAST_SHARE = 0.95
 KILLED, SURVIVED, BROKEN, EQUIVALENT = "killed", "survived", "broken", "equivalent"
 # Exit statuses of pytest; any other but a failed test means that the mutant was not tried.
-PASSED, FAILED = 0, 1
+OUTCOMES = {0: SURVIVED, 1: KILLED}
+# Imported once: they take longer to import than most tests to run. Not `datasets`, which reads its cache's place then.
+LIBRARIES = ("numpy", "pytest", "scipy.stats", "torch", "transformers", "transformers.modeling_utils")
+
+
+class Trial(NamedTuple):
+    """Tests that run in a copy of the repository with a mutant, or without."""
+
+    mutant: Mutant | None
+    root: Path
+    process: BaseProcess
+    deadline: float
 
 
 def say(text: str) -> None:
@@ -36,64 +50,85 @@ def say(text: str) -> None:
 
 def copy_repository(root: Path) -> None:
     """Copy what git tracks and what it would track."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
         if (REPOSITORY / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, root / name)
 
 
-def run_tests(root: Path, tests: list[str], seconds: float) -> tuple[int, str]:
-    """Run tests in a copy of the repository until the first failure; return pytest's exit status and its words."""
-    # Python would take a file changed twice within a second for its compiled predecessor.
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    try:
-        result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return FAILED, f"it ran longer than {seconds:.0f} s"
-    return result.returncode, result.stdout + result.stderr
+def run_tests(root: Path, tests: list[str]) -> None:
+    """Run tests in a copy of the repository until the first failure, in this process, which ends with their status."""
+    os.chdir(root)
+    sys.path[0] = str(root)
+    for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+        del sys.modules[name]
+    log = os.open("mutation.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    import pytest
+
+    status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    sys.stdout.flush()
+    os._exit(status)
 
 
-def try_mutant(mutant: Mutant, copies: SimpleQueue[Path], seconds: float) -> str:
-    """Put one fault into a free copy, run its tests, and take it out again."""
-    if mutant.equivalent:
-        return EQUIVALENT
-    root = copies.get()
-    file = root / mutant.file
-    whole = file.read_text(encoding="utf-8")
-    try:
-        file.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
-        status, output = run_tests(root, list(mutant.tests), seconds)
-    finally:
-        file.write_text(whole, encoding="utf-8")
-        copies.put(root)
-    outcome = {PASSED: SURVIVED, FAILED: KILLED}.get(status, BROKEN)
-    say(f"{outcome:9} {mutant.file}: {mutant.what}")
-    if outcome == BROKEN:
-        say(output[-1500:])
+def start_trial(mutant: Mutant | None, root: Path, tests: list[str], seconds: float) -> Trial:
+    """Make a copy of the repository, put the fault in, and start its tests."""
+    copy_repository(root)
+    if mutant is not None:
+        file = root / mutant.file
+        file.write_text(file.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
+    process = multiprocessing.get_context("fork").Process(target=run_tests, args=(root, tests))
+    process.start()
+    return Trial(mutant, root, process, time.monotonic() + seconds)
+
+
+def end_trial(trial: Trial) -> str:
+    """What became of a trial whose process has ended, or whose time is over."""
+    is_late = trial.process.is_alive()
+    if is_late:
+        trial.process.kill()
+    trial.process.join()
+    outcome = KILLED if is_late else OUTCOMES.get(int(trial.process.exitcode or 0), BROKEN)
+    if trial.mutant is None and outcome != SURVIVED or outcome == BROKEN:
+        say((trial.root / "mutation.log").read_text(encoding="utf-8", errors="replace")[-3000:])
+    shutil.rmtree(trial.root)
     return outcome
 
 
-def report(outcomes: list[tuple[Mutant, str]]) -> bool:
-    """Print a row for each folder and the mutants that live; tell whether every folder has its share."""
-    for mutant, outcome in outcomes:
-        if outcome == EQUIVALENT:
-            say(f"{outcome} {mutant.file}: {mutant.what}. {mutant.equivalent}")
+def try_mutants(mutants: list[Mutant], folder: Path, num_jobs: int, seconds: float) -> dict[Mutant, str]:
+    """Try the mutants, `num_jobs` at a time."""
+    outcomes = {mutant: EQUIVALENT for mutant in mutants if mutant.equivalent}
+    waiting = [mutant for mutant in mutants if not mutant.equivalent]
+    running: list[Trial] = []
+    while waiting or running:
+        while waiting and len(running) < num_jobs:
+            mutant = waiting.pop(0)
+            running.append(start_trial(mutant, folder / f"copy_{len(waiting)}", list(mutant.tests), seconds))
+        wait([trial.process.sentinel for trial in running], timeout=1)
+        for trial in [each for each in running if not each.process.is_alive() or time.monotonic() > each.deadline]:
+            running.remove(trial)
+            outcomes[trial.mutant] = end_trial(trial)
+            say(f"{outcomes[trial.mutant]:9} {trial.mutant.file}: {trial.mutant.what}")
+    return outcomes
+
+
+def report(outcomes: dict[Mutant, str]) -> bool:
+    """Print a row for each folder; tell whether every folder has its share."""
+    for mutant, outcome in outcomes.items():
+        if outcome in (EQUIVALENT, SURVIVED, BROKEN):
+            say(f"{outcome}: {mutant.file}: {mutant.what}. {mutant.equivalent}".rstrip())
     is_enough = True
     say(f"\n{'folder':15}{KILLED:>9}{SURVIVED:>10}{BROKEN:>8}{EQUIVALENT:>12}{'share':>8}")
-    for folder in sorted({mutant.folder for mutant, _ in outcomes}):
-        counts = Counter(outcome for mutant, outcome in outcomes if mutant.folder == folder)
+    for folder in sorted({mutant.folder for mutant in outcomes}):
+        counts = Counter(outcome for mutant, outcome in outcomes.items() if mutant.folder == folder)
         tried = counts[KILLED] + counts[SURVIVED] + counts[BROKEN]
         share = counts[KILLED] / tried if tried else 1.0
         is_enough = is_enough and share >= LEAST_SHARE
-        say(
-            f"{folder:15}{counts[KILLED]:9}{counts[SURVIVED]:10}{counts[BROKEN]:8}{counts[EQUIVALENT]:12}"
-            f"{100 * share:7.1f}%"
-        )
+        numbers = f"{counts[KILLED]:9}{counts[SURVIVED]:10}{counts[BROKEN]:8}{counts[EQUIVALENT]:12}"
+        say(f"{folder:15}{numbers}{100 * share:7.1f}%")
     return is_enough
 
 
@@ -108,20 +143,23 @@ def main(argv: list[str] | None = None) -> int:
     if stale or not chosen:
         say("\n".join(["These mutants are stale:", *stale] if stale else ["No mutant has this pattern."]))
         return 1
+    # Python would take a file changed twice within a second for its compiled predecessor.
+    sys.dont_write_bytecode = True
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in LIBRARIES:
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        copies: SimpleQueue[Path] = SimpleQueue()
-        for index in range(options.jobs):
-            copies.put(Path(folder, f"copy_{index}"))
-            copy_repository(Path(folder, f"copy_{index}"))
+        # What the tests leave behind goes with it.
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
         tests = sorted({test for mutant in chosen for test in mutant.tests})
         if tests:
-            status, output = run_tests(Path(folder, "copy_0"), tests, options.seconds * 10)
-            if status != PASSED:
-                say(f"The tests fail without any mutant:\n{output[-3000:]}")
+            whole = start_trial(None, Path(folder, "whole"), tests, 20 * options.seconds)
+            whole.process.join(20 * options.seconds)
+            if end_trial(whole) != SURVIVED:
+                say("These tests fail without any mutant.")
                 return 1
-        with ThreadPoolExecutor(options.jobs) as executor:
-            outcomes = list(executor.map(partial(try_mutant, copies=copies, seconds=options.seconds), chosen))
-    return 0 if report(list(zip(chosen, outcomes))) else 1
+        outcomes = try_mutants(chosen, Path(folder), options.jobs, options.seconds)
+    return 0 if report(outcomes) else 1
 
 
 if __name__ == "__main__":
