@@ -92,7 +92,7 @@ def end_trial(trial: Trial) -> str:
         trial.process.kill()
     trial.process.join()
     outcome = KILLED if is_late else OUTCOMES.get(int(trial.process.exitcode or 0), BROKEN)
-    if trial.mutant is None and outcome != SURVIVED or outcome == BROKEN:
+    if outcome == BROKEN or (trial.mutant is None and outcome != SURVIVED):
         say((trial.root / "mutation.log").read_text(encoding="utf-8", errors="replace")[-3000:])
     shutil.rmtree(trial.root)
     return outcome
