@@ -46,7 +46,7 @@ def test_only_written_memories_make_predictions_depend_on_the_batch(make_model, 
     ("flags", "message"),
     [
         ([], "at least one of `--checkpoints`"),
-        (["--checkpoints", "nowhere", "--dataset_name", "digits"], "'nowhere' is no AiT checkpoint"),
+        (["--checkpoints", "nowhere", "--dataset_name", "digits"], "'nowhere' cannot be loaded"),
         (["--checkpoints", "a", "--batch_sizes", "0", "--dataset_name", "digits"], "batch sizes of at least 1"),
     ],
 )
@@ -131,3 +131,15 @@ def test_summary_over_checkpoints_and_orders():
     assert written["largest_share_changed"] == pytest.approx(30.0)
     (alone, _) = summarize(checkpoints[:1])
     assert alone["accuracy_stdev"] is None
+
+
+def test_checkpoint_without_a_classifier_is_refused(make_model, tmp_path):
+    make_model(image_size=8, num_labels=10).ait.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"missing weights: classifier.bias, .*No weights may be new"):
+        main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "10"])
+
+
+def test_checkpoint_of_other_labels_is_refused(make_model, tmp_path):
+    make_model(image_size=8, num_labels=7).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"7 labels.*10 classes"):
+        main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "10"])
