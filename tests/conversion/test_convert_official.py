@@ -124,6 +124,12 @@ def test_file_that_is_no_ait_is_refused(save, content):
         convert_checkpoint(save(content))
 
 
+def test_weight_that_is_not_known_is_refused(weights, save):
+    weights["transformer.layers.1.1.fn.fc4.weight"] = torch.zeros(2)
+    with pytest.raises(ConversionError, match=r"unknown transformer\.layers\.1\.1\.fn\.fc4\.weight\."):
+        convert_checkpoint(save(weights))
+
+
 def test_missing_and_extra_weights_are_listed(weights, save):
     weights["transformer.layers.1.1.fn.fc4.weight"] = torch.zeros(2)
     del weights["transformer.layers.0.1.fn.fc2.bias"]

@@ -2,7 +2,16 @@
 
 import pytest
 
-from examples.comparison.plan import ABLATIONS, get_dataset_name, merge_model_config, refuse_own_flags
+from examples.comparison.plan import (
+    ABLATIONS,
+    Setting,
+    choose_benchmark,
+    list_variants,
+    merge_model_config,
+    plan_runs,
+    refuse_own_flags,
+)
+from examples.data.catalog import BENCHMARKS
 from examples.errors import InputError
 from modeling_ait import AiTConfig
 
@@ -50,14 +59,15 @@ def test_change_of_an_ablation_wins_over_the_recipe():
 @pytest.mark.parametrize(
     ("passed_on", "name"),
     [
-        ([], "digits"),
+        ([], "cifar10"),
         (["--dataset_name", "triangle"], "triangle"),
         (["--dataset-name=triangle"], "triangle"),
-        (["--bf16", "True"], "digits"),
+        (["--bf16", "True"], "cifar10"),
+        (["--dataset_name", "data/cifar10"], "cifar10"),
     ],
 )
 def test_data_set_that_is_passed_on_wins_over_the_recipe(passed_on, name):
-    assert get_dataset_name({"dataset_name": "digits"}, passed_on) == name
+    assert choose_benchmark({"dataset_name": "cifar10"}, passed_on) is BENCHMARKS[name]
 
 
 @pytest.mark.parametrize("flag", ["--seed", "--seed=3", "--output-dir", "--model_conf", "--reset_memory"])
@@ -65,3 +75,21 @@ def test_flags_of_the_comparison_itself_are_refused(flag):
     with pytest.raises(InputError, match="cannot be passed on"):
         refuse_own_flags(["--bf16", "True", flag])
     refuse_own_flags(["--bf16", "True", "--learning_rate", "0.1"])
+
+
+def test_command_of_a_run_has_its_seed_and_architecture():
+    recipes = {"a.yaml": {"dataset_name": "cifar10", "size": "small"}}
+    variants = list_variants(["ait", "vit"], ["beta_2", "reset_memory"])
+    runs = plan_runs(
+        [Setting("a.yaml", "base")], recipes, {"a.yaml": BENCHMARKS["cifar10"]}, variants, [3, 5], "runs", []
+    )
+    labels = ["ait", "vit", "ait, beta 2", "ait, reset memory"]
+    assert [(run.key.label, run.key.seed) for run in runs] == [(label, seed) for seed in (3, 5) for label in labels]
+    for run in runs:
+        command = list(run.command)
+        assert command[command.index("--seed") + 1] == str(run.key.seed)
+        assert command[command.index("--architecture") + 1] == ("vit" if run.key.label == "vit" else "ait")
+        assert command[command.index("--size") + 1] == "base"
+        assert command[command.index("--output_dir") + 1] == str(run.folder)
+        assert ("--reset_memory" in command) == (run.key.label == "ait, reset memory")
+    assert len({run.folder for run in runs}) == len(runs)
