@@ -1,16 +1,19 @@
 """From an encoded image to its pixels, as everything else that opens it shows them."""
 
 import io
+import os
+import re
 from collections.abc import Iterator
 
 import datasets
 import numpy as np
 from PIL import Image, ImageOps
 
+from examples.data.files import show
 from examples.errors import InputError
 
 
-def decode_image(encoded: dict, where: str) -> Image.Image:
+def decode_image(encoded: dict | None, where: str) -> Image.Image:
     """
     Open an image as `datasets` stores it when decoding is off, turned as its EXIF orientation says.
 
@@ -19,21 +22,31 @@ def decode_image(encoded: dict, where: str) -> Image.Image:
     Raises:
         InputError: if it is truncated, too large or no image; the message names its path, or the row that holds it.
     """
-    path, content = encoded.get("path"), encoded.get("bytes")
-    if content is None:
-        where = str(path)
-    elif path:
-        where = f"{path} ({where})"
+    path, content = (encoded or {}).get("path"), (encoded or {}).get("bytes")
+    if path:
+        where = show(path) if content is None else f"{show(path)} ({where})"
     try:
-        image = Image.open(str(path) if content is None else io.BytesIO(content))
+        image = Image.open(find_file(path) if content is None else io.BytesIO(content))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return scale_grey_levels(image)
     # What Pillow raises for a broken file has no common base: OSError, SyntaxError, ValueError, a decompression bomb.
     except Exception as error:
+        # Of an image in memory Pillow names the address.
+        reason = re.sub(r" <_io\.BytesIO.*>", "", " ".join(str(error).split()))
         raise InputError(
-            f"The image {where} cannot be read ({error}). Repair or remove it; `--check_images` lists all such images."
+            f"The image {where} cannot be read ({reason}). Repair or remove it; `--check_images` lists all such "
+            "images."
         ) from error
+
+
+def find_file(path: str | None) -> str:
+    """The path of an image that is a file: a pipe or a device would be waited for without end."""
+    if path is None:
+        raise ValueError("there is none")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is no file")
+    return path
 
 
 def scale_grey_levels(image: Image.Image) -> Image.Image:
