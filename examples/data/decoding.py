@@ -63,12 +63,12 @@ def scale_grey_levels(image: Image.Image) -> Image.Image:
     return image
 
 
-def find_bad_images(data: datasets.Dataset, image_column: str) -> Iterator[tuple[int, InputError]]:
+def find_bad_images(data: datasets.Dataset, image_column: str, split: str) -> Iterator[tuple[int, InputError]]:
     """Decode every image; yield the row and the error of each that cannot be read."""
     images = data.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     for row, sample in enumerate(images):
         try:
-            decode_image(sample[image_column], f"row {row} of column {image_column!r}").convert("RGB")
+            decode_image(sample[image_column], f"row {row} of the {split} split").convert("RGB")
         except InputError as error:
             yield row, error
 
@@ -81,8 +81,8 @@ def check_images(splits: dict[str, datasets.Dataset], image_column: str) -> None
         InputError: if some cannot be read, after each has been named in a printed line.
     """
     num_bad, num_images = 0, sum(map(len, splits.values()))
-    for data in splits.values():
-        for _, error in find_bad_images(data, image_column):
+    for split, data in splits.items():
+        for _, error in find_bad_images(data, image_column, split):
             num_bad += 1
             print(error)
     if num_bad:
@@ -95,7 +95,7 @@ def check_images(splits: dict[str, datasets.Dataset], image_column: str) -> None
 
 def leave_out_bad_images(data: datasets.Dataset, image_column: str, split: str) -> datasets.Dataset:
     """Leave out the images that cannot be read, and say how many and which."""
-    bad = dict(find_bad_images(data, image_column))
+    bad = dict(find_bad_images(data, image_column, split))
     for error in bad.values():
         print(f"Left out: {error}")
     print(f"Left out of the {split} split: {len(bad)} of {len(data)} images, which cannot be read.")

@@ -27,6 +27,8 @@ def name_labels(data: datasets.Dataset, label_column: str, split: str = "trainin
         ]
     wrong = [row for row, value in enumerate(values) if value is not None and not isinstance(value, (int, str))]
     if wrong:
+        # What is not even a number is what is missing.
+        wrong = [row for row in wrong if values[row] != values[row]] or wrong
         label, kind = values[wrong[0]], type(values[wrong[0]]).__name__
         hint = " (beside a missing value integers become floats)" if kind == "float" else ""
         raise InputError(
@@ -73,7 +75,7 @@ def encode_labels(data: datasets.Dataset, label_column: str, label_names: list[s
         is_named = name is not None and isinstance(data.features[label_column], datasets.ClassLabel)
         label = name if is_named else data[same[0]][label_column]
         problem = "which says that there is none" if name is None else "which training does not have"
-        more = f" (and {len(bad_rows) - len(same)} rows have others)" if len(bad_rows) > len(same) else ""
+        more = f" (and {len(bad_rows) - len(same)} more with other labels)" if len(bad_rows) > len(same) else ""
         classes = f"{len(label_names)} classes, 0 to {len(label_names) - 1}" if label_names else "no classes"
         listed = f" ({', '.join(map(show, label_names[:10]))}{', ...' if len(label_names) > 10 else ''})"
         raise InputError(

@@ -53,6 +53,8 @@ def load_digits() -> datasets.DatasetDict:
     return data.train_test_split(test_size=0.2, seed=0, stratify_by_column="label")
 
 
+# The rows before a part is held out or drawn, so that an image that cannot be read is found again.
+ROW_COLUMN = "row"
 EMBEDDED = {"digits": load_digits}
 
 
@@ -134,8 +136,10 @@ def choose_column(given: str | None, candidates: tuple[str, ...], columns: list[
 
 
 def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
-    """The split of this name; `val` and `valid` are other names of `validation`."""
-    found = "validation" if name not in splits and SPLIT_NAMES.get(name.lower()) == "validation" else name
+    """The split of this name in any capitalisation; `val` and `valid` are other names of `validation`."""
+    lower = name.lower()
+    other_name = "validation" if SPLIT_NAMES.get(lower) == "validation" else lower
+    found = name if name in splits else other_name
     if found not in splits:
         raise InputError(f"There is no split {name!r} (`{flag}`). The data set has: {', '.join(splits)}.")
     return found
@@ -219,10 +223,13 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     parts = {"training": train}
     if eval_split is not None:
         parts["evaluation"] = splits[eval_split]
+        if parts["evaluation"] is train:
+            print(f"Warning: the {eval_split} split is both trained and evaluated on.")
     for split, data in parts.items():
         check_columns(data, image_column, label_column, split)
         data = data.select_columns([image_column, label_column])
-        parts[split] = encode_labels(data, label_column, label_names, split)
+        data = encode_labels(data, label_column, label_names, split)
+        parts[split] = data.add_column(ROW_COLUMN, np.arange(len(data)))
     if len(label_names) < 2:
         raise InputError(f"The data set {arguments.dataset_name!r} has one class ({label_names[0]}): two are needed.")
     if arguments.check_images:

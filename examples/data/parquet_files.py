@@ -26,7 +26,9 @@ def name_split(path: Path) -> str:
         for word in re.split(r"[^A-Za-z]+", part):
             if word.lower() in SPLIT_NAMES:
                 return word
-    return path.stem.split("-")[0].split(".")[0]
+    prefix = path.stem.split("-")[0].split(".")[0]
+    # Numbers alone name no split.
+    return "train" if prefix.isdigit() else prefix
 
 
 def choose_configuration(folder: Path, paths: list[Path], config_name: str | None) -> list[Path]:
