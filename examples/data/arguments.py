@@ -43,6 +43,10 @@ class DataArguments:
         default=False,
         metadata={"help": "Open every image before anything else, and leave out those that cannot be read."},
     )
+    allow_outside_files: bool = field(
+        default=False,
+        metadata={"help": "Open files outside the data folder, to which its links or a table's paths lead."},
+    )
     question_types: list[str] | None = field(
         default=None,
         metadata={"help": "Types of questions to train on: non-relational, binary, ternary. Default: all."},
@@ -72,6 +76,16 @@ class DataArguments:
                 raise InputError(f"`--{name}` takes finite numbers, but got {values}.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise InputError(f"`--image_std` takes numbers above 0, but got {self.image_std}.")
+        for name, limit in (
+            ("max_train_samples", self.max_train_samples),
+            ("max_eval_samples", self.max_eval_samples),
+        ):
+            if limit is not None and limit < 1:
+                raise InputError(f"`--{name}` takes a number of at least 1, but got {limit}.")
+        if self.crop_padding < 0:
+            raise InputError(f"`--crop_padding` takes a number of at least 0, but got {self.crop_padding}.")
+        if not 0 < self.eval_fraction < 1:
+            raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
         if self.check_images and self.skip_bad_images:
             raise InputError(
                 "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."
