@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_ait import AiTConfig, AiTForImageClassification
 
@@ -71,3 +72,22 @@ def make_images():
         return torch.randn(batch_size, num_channels, 8, 12, generator=torch.Generator().manual_seed(seed))
 
     return make
+
+
+class SoftmaxDtypes(TorchDispatchMode):
+    """Records the dtype in which each softmax is computed, which its result does not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._softmax.default:
+            self.dtypes.append(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def softmax_dtypes():
+    """A context that records the dtypes of the softmax functions called in it."""
+    return SoftmaxDtypes()
