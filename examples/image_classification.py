@@ -20,7 +20,7 @@ from examples.training.metrics import compute_metrics
 from examples.training.model import build_model
 from examples.training.publishing import push_folder
 from examples.training.results import describe_command, report_run
-from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder
+from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
 from examples.training.trainer import train
 
 
@@ -31,24 +31,16 @@ def main(argv: list[str] | None = None) -> None:
     should_push = training.push_to_hub
     arguments = collect_arguments(data_arguments, model_arguments, training=training)
     with lock_output_folder(training):
-        if is_finished(training, arguments, run_arguments.restart):
-            return
-        data = load_image_data(data_arguments)
-        model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
-        trainer, measured = train(
-            model,
-            processor,
-            make_datasets(data, data_arguments, processor, training.seed),
-            arguments,
-            training,
-            compute_metrics,
-            run_arguments.restart,
-        )
-        if trainer.is_world_process_zero():
+        if not is_finished(training, arguments, run_arguments.restart, "trainer"):
+            data = load_image_data(data_arguments)
+            model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
+            checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "trainer")
+            datasets = make_datasets(data, data_arguments, processor, training.seed)
+            trainer, measured = train(model, processor, datasets, arguments, training, compute_metrics, checkpoint)
             command = describe_command("examples.image_classification")
-            report_run(model, processor, data, arguments, training, measured, command)
-            if should_push:
-                push_folder(training)
+            report_run(trainer.save_model, model, processor, data, arguments, training, measured, command)
+        if should_push and training.process_index == 0:
+            push_folder(training)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ AdamW, the schedule, batches, epochs, accumulation, bf16, clipping, evaluation, 
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, get_scheduler
@@ -28,21 +29,14 @@ from transformers.trainer_utils import IntervalStrategy
 
 from examples.data.images import make_datasets
 from examples.data.loading import load_image_data
-from examples.errors import run_script
+from examples.errors import InputError, run_script
 from examples.training.arguments import parse_arguments, refuse_unused_arguments
+from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.metrics import Accuracy
 from examples.training.model import build_model
 from examples.training.publishing import push_folder
 from examples.training.results import describe_command, report_run, write_json
-from examples.training.run_folder import (
-    claim_checkpoint,
-    collect_arguments,
-    is_finished,
-    list_checkpoints,
-    lock_output_folder,
-    prepare_output_folder,
-    seal_checkpoint,
-)
+from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
 
 
 PROGRESS_FILE = "progress.json"
@@ -76,8 +70,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progr
     """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
-        shutil.rmtree(staging, ignore_errors=True)
-        claim_checkpoint(staging)
+        claim_checkpoint(staging, "accelerate")
     accelerator.wait_for_everyone()
     accelerator.save_state(str(staging))
     accelerator.wait_for_everyone()
@@ -85,11 +78,9 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progr
         write_json(staging / PROGRESS_FILE, progress)
         seal_checkpoint(staging)
         final = output_dir / f"checkpoint-{step}"
-        shutil.rmtree(final, ignore_errors=True)
+        clear_place(final)
         os.replace(staging, final)
-        if limit is not None:
-            for folder in list_checkpoints(output_dir)[limit:]:
-                shutil.rmtree(folder)
+        drop_old_checkpoints(output_dir, limit, step)
 
 
 def is_due(strategy: IntervalStrategy | str, every: float, step: int, is_epoch_end: bool) -> bool:
@@ -208,7 +199,10 @@ def run_loop(
     scheduler = make_scheduler(optimizer, training, num_steps)
     progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
     if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
+        try:
+            accelerator.load_state(str(checkpoint))
+        except UnpicklingError:
+            raise InputError(f"{checkpoint} has a file that would execute code when it is read: refused.") from None
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
         scheduler.load_state_dict(progress["scheduler"])
     else:
@@ -270,7 +264,9 @@ def main(argv: list[str] | None = None) -> None:
     refuse_unused_arguments(training, USED_ARGUMENTS)
     arguments = collect_arguments(data_arguments, model_arguments, training=training)
     with lock_output_folder(training):
-        if is_finished(training, arguments, run_arguments.restart):
+        if is_finished(training, arguments, run_arguments.restart, "accelerate"):
+            if training.push_to_hub and training.process_index == 0:
+                push_folder(training)
             return
         data = load_image_data(data_arguments)
         model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
@@ -279,18 +275,14 @@ def main(argv: list[str] | None = None) -> None:
             model.gradient_checkpointing_enable()
         loaders = make_loaders(make_datasets(data, data_arguments, processor, training.seed), training)
         accelerator = make_accelerator(model, training)
-        checkpoint = None
-        if accelerator.is_main_process:
-            checkpoint = prepare_output_folder(training, arguments, run_arguments.restart)
-        checkpoint = broadcast_object_list([checkpoint])[0]
+        checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "accelerate")
         measured = run_loop(accelerator, model, loaders, training, checkpoint, model_arguments.reset_memory)
-        if accelerator.is_main_process:
-            unwrapped = accelerator.unwrap_model(model)
-            unwrapped.save_pretrained(str(training.output_dir))
-            command = describe_command("examples.image_classification_accelerate")
-            report_run(unwrapped, processor, data, arguments, training, measured, command)
-            if training.push_to_hub:
-                push_folder(training)
+        unwrapped = accelerator.unwrap_model(model)
+        save = partial(unwrapped.save_pretrained, is_main_process=accelerator.is_main_process)
+        command = describe_command("examples.image_classification_accelerate")
+        report_run(save, unwrapped, processor, data, arguments, training, measured, command)
+        if training.push_to_hub and accelerator.is_main_process:
+            push_folder(training)
         # Leaving while another process still reports can hang it in its communication.
         accelerator.wait_for_everyone()
         accelerator.end_training()

@@ -23,7 +23,7 @@ from examples.training.metrics import answer_from_questions_alone, make_metrics,
 from examples.training.model import build_model
 from examples.training.publishing import push_folder
 from examples.training.results import describe_command, report_run
-from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder
+from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
 from examples.training.trainer import train
 
 
@@ -39,9 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     should_push = training.push_to_hub
     arguments = collect_arguments(data_arguments, model_arguments, training=training)
     with lock_output_folder(training):
-        if is_finished(training, arguments, run_arguments.restart):
-            return
-        run(data_arguments, model_arguments, training, types, arguments, run_arguments.restart, should_push)
+        if not is_finished(training, arguments, run_arguments.restart, "trainer"):
+            run(data_arguments, model_arguments, training, types, arguments, run_arguments.restart)
+        if should_push and training.process_index == 0:
+            push_folder(training)
 
 
 def run(
@@ -51,9 +52,8 @@ def run(
     types: list[str],
     arguments: dict[str, Any],
     restart: bool,
-    should_push: bool,
 ) -> None:
-    """Train, report and push, once it is clear that the output folder may be written."""
+    """Train and report, once it is clear that the output folder may be written."""
     data = load_questions(data_arguments)
     model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed, QUESTION_SIZE)
     # Always in memory: each image is asked about many times.
@@ -68,18 +68,16 @@ def run(
         arguments,
         training,
         make_metrics(eval_data),
-        restart,
+        prepare_output_folder(training, arguments, restart, "trainer"),
     )
     measured["question_only_by_group"] = score_groups(answer_from_questions_alone(train_data, eval_data), eval_data)
     measured["num_train_questions"], measured["num_eval_questions"] = len(train_data), len(eval_data)
-    if trainer.is_world_process_zero():
-        command = describe_command("examples.relational_reasoning")
-        report_run(model, processor, data, arguments, training, measured, command)
+    command = describe_command("examples.relational_reasoning")
+    report_run(trainer.save_model, model, processor, data, arguments, training, measured, command)
+    if training.process_index == 0:
         print("\nquestions: accuracy (from the question alone)")
         for name, accuracy in measured["accuracy_by_group"].items():
             print(f"  {name}: {100 * accuracy:.1f} % ({100 * measured['question_only_by_group'][name]:.1f} %)")
-        if should_push:
-            push_folder(training)
 
 
 if __name__ == "__main__":
