@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from examples.baselines import build_architecture, count_parameters
+from examples.baselines.build import build_architecture, count_parameters
 from examples.data.arguments import HelpFormatter
 from examples.errors import run_script
 from examples.training.cost import MODES, Builder, CostSetting, measure_peak_memory, time_rounds

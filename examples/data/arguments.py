@@ -1,19 +1,17 @@
 """Arguments that say what to train on."""
 
 import math
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from examples.errors import InputError
-
-
-class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows the defaults, and the lines of the description as they are."""
 
 
 @dataclass
 class DataArguments:
     """What to train on."""
+
+    _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = field(
         default=None,

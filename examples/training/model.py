@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments

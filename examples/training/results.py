@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPil
 
-from examples.baselines import count_parameters
+from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.compare import main, make_table
 from examples.comparison import costs as costs_module
 from examples.comparison.costs import make_builders, measure_costs
