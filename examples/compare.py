@@ -10,7 +10,7 @@ passed on to every run. It writes a JSON file; `examples.report` draws plots and
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
     settings = list_settings(recipes, arguments.size)
     for path in recipes:
         # A mistake is better found here than in the log of every run.
-        parse_arguments([path, *passed_on], None)
+        parse_arguments([path, *passed_on], None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     variants = list_variants(arguments.architectures, arguments.ablations)
     refuse_idle_ablations(settings, recipes, variants)
     planned = plan_runs(settings, recipes, variants, arguments.seeds, arguments.output_dir, passed_on)

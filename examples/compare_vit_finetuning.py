@@ -10,30 +10,19 @@ the other classes, with the same head, data order, steps and optimizer. What is 
 import json
 import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from transformers import (
-    HfArgumentParser,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessorPil,
-    set_seed,
-)
-
-from conversion.convert_vit import convert_model
-from examples.data.arguments import DataArguments, HelpFormatter
-from examples.data.images import decode_image
-from examples.data.loading import ImageData, load_image_data
+from examples.data.arguments import DataArguments
 from examples.errors import InputError, run_script
-from examples.training.metrics import compute_metrics
-from examples.training.results import describe_command, describe_setting, write_json
+from examples.parsing import ArgumentParser
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from examples.data.loading import ImageData
 
 
 @dataclass
@@ -50,57 +39,12 @@ class ComparisonArguments:
     image_size: int = field(default=32, metadata={"help": "Image side, in pixels."})
 
 
-class TensorImages(torch.utils.data.Dataset):
-    """Images of some classes, decoded once and held in memory; labels count from 0 among these classes."""
-
-    def __init__(self, data, columns: tuple[str, str], classes: list[int], processor, limit: int | None = None):
-        labels = np.asarray(data[columns[1]][:])
-        rows = np.flatnonzero(np.isin(labels, classes))
-        if limit is not None:
-            rows = np.random.default_rng(0).permutation(rows)[:limit]
-        images = [decode_image(data[int(row)][columns[0]], f"row {row}").convert("RGB") for row in rows]
-        self.pixel_values = torch.cat(
-            [
-                processor(images=images[start : start + 1000], return_tensors="pt")["pixel_values"]
-                for start in range(0, len(images), 1000)
-            ]
-        )
-        self.labels = torch.tensor([classes.index(labels[row]) for row in rows])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.pixel_values[index], "labels": self.labels[index]}
-
-
-def train(
-    model: PreTrainedModel, train_data: TensorImages, eval_data: TensorImages, output_dir: Path, **options
-) -> tuple[float, float]:
-    """Train with the Trainer; return the accuracy afterwards and the seconds that it took."""
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
-        per_device_train_batch_size=64,
-        per_device_eval_batch_size=256,
-        weight_decay=0.05,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.1,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=100,
-        **options,
-    )
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=train_data, eval_dataset=eval_data, compute_metrics=compute_metrics
-    )
-    start = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - start
-    return trainer.evaluate()["eval_accuracy"], seconds
-
-
-def pretrain(arguments: ComparisonArguments, data: ImageData, processor, results: dict) -> Path:
+def pretrain(arguments: ComparisonArguments, data: "ImageData", processor, results: dict) -> Path:
     """Pretrain the ViT, once, and return its folder."""
+    from transformers import ViTConfig, ViTForImageClassification, set_seed
+
+    from examples.comparison.finetuning import TensorImages, train
+
     folder = Path(arguments.output_dir) / "pretrained"
     if "pretraining_accuracy" in results and (folder / "model.safetensors").exists():
         return folder
@@ -132,8 +76,12 @@ def pretrain(arguments: ComparisonArguments, data: ImageData, processor, results
     return folder
 
 
-def make_model(name: str, folder: Path, num_classes: int, seed: int) -> PreTrainedModel:
+def make_model(name: str, folder: Path, num_classes: int, seed: int) -> "PreTrainedModel":
     """Load the pretrained ViT with a new head, or convert it; the head is the same for both."""
+    from transformers import ViTForImageClassification, set_seed
+
+    from conversion.convert_vit import convert_model
+
     set_seed(seed)
     labels = {index: f"LABEL_{index}" for index in range(num_classes)}
     model = ViTForImageClassification.from_pretrained(
@@ -146,9 +94,27 @@ def make_model(name: str, folder: Path, num_classes: int, seed: int) -> PreTrain
 
 
 def main(argv: list[str] | None = None) -> None:
-    options: dict = {"prog": "python -m examples.compare_vit_finetuning", "formatter_class": HelpFormatter}
-    parser = HfArgumentParser((ComparisonArguments, DataArguments), description=__doc__, **options)  # type: ignore[arg-type]
-    arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
+    parser = ArgumentParser(
+        (ComparisonArguments, DataArguments), prog="python -m examples.compare_vit_finetuning", description=__doc__
+    )
+    arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
+    for name in (
+        "num_finetuning_samples",
+        "num_seeds",
+        "hidden_size",
+        "num_hidden_layers",
+        "patch_size",
+        "image_size",
+    ):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"`--{name}` must be above 0, but got {value}.")
+    # Late, so that neither help nor a mistake in the arguments waits for them.
+    from transformers import ViTImageProcessorPil
+
+    from examples.comparison.finetuning import TensorImages, train
+    from examples.data.loading import load_image_data
+    from examples.training.results import describe_command, describe_setting, write_json
+
     data = load_image_data(data_arguments)
     classes = list(range(arguments.num_pretraining_classes, len(data.label_names)))
     if not classes or arguments.num_pretraining_classes < 2:
@@ -206,4 +172,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, "Finished runs are kept: the same command goes on with the others.")

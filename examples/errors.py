@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -45,6 +46,23 @@ def refuse_unknown_keys(given: Iterable[Any], known: set[str], where: str) -> No
             if len(known) <= MAX_NAMES_LISTED:
                 listed = f"Known keys: {', '.join(sorted(known))}."
             raise InputError(f"{where} has an unknown key {key!r}.{suggest(key, sorted(known))} {listed}")
+
+
+def make_place(file: str) -> Path:
+    """
+    Make the folder of a file that is to be written, before the work that ends with it.
+
+    Raises:
+        InputError: if it cannot be made or written to, or there is a folder where the file should be.
+    """
+    path = Path(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder of {file!r} cannot be made: {error.strerror}. Name another place.") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{file!r} cannot be written: it is a folder, or in one that is closed. Name another place.")
+    return path
 
 
 def list_causes(error: BaseException | None) -> Iterator[BaseException]:

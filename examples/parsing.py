@@ -35,7 +35,7 @@ class HelpFormatter(RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str | None:
         text = re.sub(r"\s+", " ", action.help or "")
-        if action.default in (None, SUPPRESS, "", [], {}) or "%(default)" in text:
+        if action.default is False or action.default in (None, SUPPRESS, "", [], {}):
             return text
         default = getattr(action.default, "value", action.default)
         if isinstance(default, list):
@@ -64,10 +64,10 @@ class ArgumentParser(HfArgumentParser):
             problem = f"stands without a value: {problem}"
         raise InputError(f"`{flag}` {problem}. `--help` says more." if problem else f"{message}.")
 
-    def parse(self, arguments: list[str]) -> tuple[Any, ...]:
-        """Parse into one dataclass for each type."""
+    def parse(self, arguments: list[str], other_flags: Iterable[str] = ()) -> tuple[Any, ...]:
+        """Parse into one dataclass for each type; for a misspelt flag, those known elsewhere are suggested as well."""
         *parsed, rest = self.parse_some(arguments)
-        self.refuse(rest)
+        self.refuse(rest, other_flags)
         return tuple(parsed)
 
     def parse_some(self, arguments: list[str]) -> tuple[Any, ...]:
@@ -83,13 +83,13 @@ class ArgumentParser(HfArgumentParser):
         """All flags by the name that the help shows."""
         return [name for action in self._actions for name in action.option_strings[-2:] if "-" not in name[2:]]
 
-    def refuse(self, rest: Iterable[str], more: Iterable[str] = ()) -> None:
-        """Raise an `InputError` about the first argument that is left over; `more` are flags known elsewhere."""
+    def refuse(self, rest: Iterable[str], other_flags: Iterable[str] = ()) -> None:
+        """Raise an `InputError` about the first argument that is left over."""
         for argument in rest:
             if not argument.startswith("-"):
                 raise InputError(f"{argument!r} stands where a flag should: `--name value`. `--help` lists them.")
             name = argument.partition("=")[0]
             flag = f"--{name.lstrip('-').replace('-', '_')}"
             raise InputError(
-                f"There is no flag {name!r}.{suggest(flag, [*self.list_flags(), *more])} `--help` lists all."
+                f"There is no flag {name!r}.{suggest(flag, [*self.list_flags(), *other_flags])} `--help` lists all."
             )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -218,10 +219,19 @@ def show_help(arguments: list[str], options: dict[str, Any]) -> None:
 
 
 def parse_arguments(
-    arguments: list[str], description: str | None, script: str = "image_classification"
+    arguments: list[str],
+    description: str | None,
+    script: str = "image_classification",
+    other_flags: Iterable[str] = (),
 ) -> tuple[DataArguments, ModelArguments, RunArguments, "TrainingArguments"]:
     """
     Parse `[RECIPE.yaml] [--flag value ...]`. Flags override the recipe.
+
+    Args:
+        arguments: The command line.
+        description: What the help says first.
+        script: Name of the script.
+        other_flags: Flags that are known elsewhere, to be suggested for a misspelt one.
 
     Raises:
         InputError: for a recipe that cannot be read, and for a key, a flag or a value that does not exist.
@@ -238,7 +248,7 @@ def parse_arguments(
         recipe = read_recipe(path)
         check_recipe(recipe, types, f"The recipe {path!r}")
         parser.set_defaults(**recipe)
-    data, model, run, training = parser.parse(flags)
+    data, model, run, training = parser.parse(flags, other_flags)
     check_numbers(training)
     if not any(flag.split("=")[0] in ("--output_dir", "--output-dir") for flag in flags):
         # A folder for each model that a recipe can make, so that none stands in the way of another.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from modeling_ait import AiTPreTrainedModel
@@ -87,7 +88,7 @@ def time_rounds(
         for _ in range(3):
             step()
     seconds: dict[str, list[float]] = {name: [] for name in builders}
-    for round_index in range(num_rounds):
+    for round_index in tqdm(range(num_rounds), desc=mode, unit="round", leave=False, disable=None):
         # The order alternates, because the first of a round finds other caches than the last.
         for name in builders if round_index % 2 else reversed(list(builders)):
             start = time.perf_counter()
