@@ -110,7 +110,13 @@ def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, 
 def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"], dict[str, dict]]:
     """All runs, and how to build the models of each recipe for measuring their costs."""
     from examples.comparison.costs import make_builders
-    from examples.comparison.plan import list_settings, list_variants, plan_runs, refuse_idle_ablations
+    from examples.comparison.plan import (
+        choose_benchmark,
+        list_settings,
+        list_variants,
+        plan_runs,
+        refuse_idle_ablations,
+    )
     from examples.comparison.statistics import name_setting
 
     recipes = {path: read_recipe(path) for path in arguments.recipes}
@@ -120,9 +126,12 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
         parse_arguments([path, *passed_on], None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     variants = list_variants(arguments.architectures, arguments.ablations)
     refuse_idle_ablations(settings, recipes, variants)
-    planned = plan_runs(settings, recipes, variants, arguments.seeds, arguments.output_dir, passed_on)
+    benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
+    planned = plan_runs(settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on)
     builders = {
-        name_setting(setting._asdict()): make_builders(setting, recipes[setting.recipe], variants, passed_on)
+        name_setting(setting._asdict()): make_builders(
+            setting, recipes[setting.recipe], benchmarks[setting.recipe], variants
+        )
         for setting in settings
     }
     return planned, builders

@@ -57,11 +57,11 @@ def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArgu
     from examples.training.model import load_checkpoint, load_image_processor
     from modeling_ait import AiTForImageClassification
 
-    model = load_checkpoint(checkpoint, AiTForImageClassification).eval()
-    if len(data.label_names) != model.config.num_labels:
+    model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()
+    if model.config.num_labels != len(data.label_names):
         raise InputError(
-            f"{checkpoint!r} knows {model.config.num_labels} classes, but the data set has {len(data.label_names)}: "
-            "evaluate it on the data that it was trained on."
+            f"{checkpoint!r} has {model.config.num_labels} labels, but {data.name!r} has {len(data.label_names)} "
+            "classes: evaluate it on the data set that it was trained on."
         )
     processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
