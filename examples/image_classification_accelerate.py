@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from examples.errors import InputError, run_script
 from examples.training.arguments import parse_arguments, refuse_unused_arguments
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.metrics import Accuracy
-from examples.training.model import build_model
+from examples.training.model import LOADING_ERRORS, build_model, flatten_message
 from examples.training.publishing import push_folder
 from examples.training.results import describe_command, report_run, write_json
 from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
@@ -201,10 +200,10 @@ def run_loop(
     if checkpoint is not None:
         try:
             accelerator.load_state(str(checkpoint))
-        except UnpicklingError:
-            raise InputError(f"{checkpoint} has a file that would execute code when it is read: refused.") from None
-        progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
-        scheduler.load_state_dict(progress["scheduler"])
+            progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
+            scheduler.load_state_dict(progress["scheduler"])
+        except LOADING_ERRORS as error:
+            raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
     else:
         set_seed(training.seed)
     first_step, start = progress["step"], time.perf_counter() - progress["seconds"]

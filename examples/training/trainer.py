@@ -28,6 +28,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
+from examples.training.model import flatten_message
 
 
 class EpochCallback(TrainerCallback):
@@ -182,8 +183,8 @@ def train(
     else:
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except UnpicklingError:
-            raise InputError(f"{checkpoint} has a file that would execute code when it is read: refused.") from None
+        except UnpicklingError as error:
+            raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}

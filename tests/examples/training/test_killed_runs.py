@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from examples import image_classification, image_classification_accelerate
 from examples.training import checkpoints, results, run_folder, trainer
 from modeling_ait import AiTForImageClassification
 from tests.examples.conftest import make_tiny_flags
-from tests.examples.helpers import assert_same_weights, read_results
+from tests.examples.helpers import assert_same_weights, get_context, read_results
 
 
 SCRIPTS = {"trainer": image_classification, "accelerate": image_classification_accelerate}
@@ -119,20 +118,6 @@ def run_until_killed(num_threads, point, loop, flags):
         SCRIPTS[loop].main(flags)
 
 
-@pytest.fixture(scope="module")
-def start_process():
-    """Start a function in a process that has imported all, but has nothing of this one."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-
-    def start(*arguments):
-        process = context.Process(target=run_until_killed, args=(torch.get_num_threads(), *arguments))
-        process.start()
-        return process
-
-    return start
-
-
 @pytest.fixture(scope="module", params=SCRIPTS)
 def runs(request, tmp_path_factory):
     """A finished run to be replaced, and what the run that replaces it gives when nothing disturbs it."""
@@ -160,13 +145,15 @@ def runs(request, tmp_path_factory):
         ("before the old results go", None),
     ],
 )
-def test_killed_run_loses_nothing_and_goes_on(point, resumed_from, runs, start_process, tmp_path):
+def test_killed_run_loses_nothing_and_goes_on(point, resumed_from, runs, tmp_path):
     loop, old, new = runs
     folder = shutil.copytree(old, tmp_path / "run")
     (folder / "notes.txt").write_text("mine")
     (folder / "pictures").mkdir()
     flags = make_tiny_flags(folder, **NEW)
-    process = start_process(point, loop, [*flags, "--restart", "True"])
+    arguments = (torch.get_num_threads(), point, loop, [*flags, "--restart", "True"])
+    process = get_context(__name__).Process(target=run_until_killed, args=arguments)
+    process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, point
     # The old model is there until the new one is complete; of the first file that is moved both have the same.
