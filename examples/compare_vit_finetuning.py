@@ -98,15 +98,8 @@ def main(argv: list[str] | None = None) -> None:
         (ComparisonArguments, DataArguments), prog="python -m examples.compare_vit_finetuning", description=__doc__
     )
     arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
-    for name in (
-        "num_finetuning_samples",
-        "num_seeds",
-        "hidden_size",
-        "num_hidden_layers",
-        "patch_size",
-        "image_size",
-    ):
-        if getattr(arguments, name) < 1:
+    for name, value in asdict(arguments).items():
+        if not isinstance(value, str) and value <= 0:
             raise InputError(f"`--{name}` must be above 0, but got {value}.")
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from transformers import ViTImageProcessorPil

@@ -80,17 +80,14 @@ def find_damage(folder: Path) -> str | None:
     if not (folder / MANIFEST_FILE).exists():
         return f"it has no {MANIFEST_FILE}, as a run that was killed while it saved leaves it"
     manifest, files = read_json(folder / MANIFEST_FILE), list_files(folder)
-    if not manifest:
+    if not manifest or not all(isinstance(entry, dict) for entry in manifest.values()):
         return f"its {MANIFEST_FILE} is damaged"
     if missing := sorted(manifest.keys() - files.keys()):
         return f"its {missing[0]} is missing"
     if strange := sorted(files.keys() - manifest.keys()):
         return f"{strange[0]} in it is not of this checkpoint"
     for name, file in files.items():
-        entry = manifest[name]
-        if not isinstance(entry, dict):
-            return f"its {MANIFEST_FILE} is damaged"
-        if file.stat().st_size != entry.get("size") or hash_file(file) != entry.get("sha256"):
+        if {"size": file.stat().st_size, "sha256": hash_file(file)} != manifest[name]:
             return f"its {name} is damaged"
     return None
 

@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 from examples.errors import InputError
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.metrics import Accuracy
+from examples.training.model import LOADING_ERRORS, flatten_message
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import write_json
 
@@ -191,10 +191,10 @@ def run_loop(
     if checkpoint is not None:
         try:
             accelerator.load_state(str(checkpoint))
-        except UnpicklingError:
-            raise InputError(f"{checkpoint} has a file that would execute code when it is read: refused.") from None
-        progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
-        scheduler.load_state_dict(progress["scheduler"])
+            progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
+            scheduler.load_state_dict(progress["scheduler"])
+        except LOADING_ERRORS as error:
+            raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
     else:
         set_seed(training.seed)
     first_step, start = progress["step"], time.perf_counter() - progress["seconds"]

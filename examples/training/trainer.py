@@ -30,6 +30,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
+from examples.training.model import flatten_message
 from examples.training.progress import LinePerEpochCallback, RunningMean
 
 
@@ -181,7 +182,7 @@ def train(
             callbacks=callbacks,
         )
     except (ImportError, RuntimeError, ValueError) as error:
-        raise InputError(f"The Trainer cannot use these arguments: {' '.join(str(error).split())}") from error
+        raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(LinePerEpochCallback(trainer.running_loss, verbose))
@@ -197,8 +198,8 @@ def train(
     else:
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except UnpicklingError:
-            raise InputError(f"{checkpoint} has a file that would execute code when it is read: refused.") from None
+        except UnpicklingError as error:
+            raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}

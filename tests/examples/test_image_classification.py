@@ -27,6 +27,7 @@ from examples.errors import InputError
 from examples.training.checkpoints import is_complete_checkpoint
 from examples.training.trainer import AiTTrainer
 from modeling_ait import AiTForImageClassification
+from tests.examples.helpers import assert_same_weights, read_results
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,17 +37,6 @@ SCRIPTS = pytest.mark.parametrize(
 MARKERS = {image_classification: "trainer_state.json", image_classification_accelerate: "progress.json"}
 # Without dropout and without a moving memory, so that a learning rate of next to nothing leaves the model still.
 STILL = {"hidden_dropout_prob": 0.0, "memory_dropout_prob": 0.0, "update_memory": False}
-
-
-def read_results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-def assert_same_weights(folder, other):
-    weights, others = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
-    assert weights.keys() == others.keys()
-    for name, tensor in weights.items():
-        assert torch.equal(tensor, others[name]), name
 
 
 @SCRIPTS
