@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from examples.data.arguments import DataArguments
-from examples.errors import InputError, run_script
+from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from examples.data.loading import ImageData
+
+MODELS = ("vit", "ait")
 
 
 @dataclass
@@ -48,6 +50,7 @@ def pretrain(arguments: ComparisonArguments, data: "ImageData", processor, resul
     folder = Path(arguments.output_dir) / "pretrained"
     if "pretraining_accuracy" in results and (folder / "model.safetensors").exists():
         return folder
+    print(f"pretraining on {arguments.num_pretraining_classes} classes", flush=True)
     classes = list(range(arguments.num_pretraining_classes))
     columns = (data.image_column, data.label_column)
     set_seed(0)
@@ -93,6 +96,32 @@ def make_model(name: str, folder: Path, num_classes: int, seed: int) -> "PreTrai
     return model if name == "vit" else convert_model(model)
 
 
+def fine_tune(arguments: ComparisonArguments, data: "ImageData", classes: list[int], processor, folder: Path, keep):
+    """Fine-tune both models with every seed; `keep` takes the results of each and knows which there are already."""
+    from examples.comparison.finetuning import TensorImages, train
+
+    columns = (data.image_column, data.label_column)
+    train_data = TensorImages(data.train, columns, classes, processor, arguments.num_finetuning_samples)
+    eval_data = TensorImages(data.evaluation, columns, classes, processor)
+    planned = [(name, seed) for seed in range(arguments.num_seeds) for name in MODELS]
+    for number, (name, seed) in enumerate(planned, start=1):
+        if keep(name, seed):
+            continue
+        print(f"run {number} of {len(planned)}: {name}, seed {seed}", flush=True)
+        model = make_model(name, folder, len(classes), seed)
+        accuracy, seconds = train(
+            model,
+            train_data,
+            eval_data,
+            Path(arguments.output_dir, f"{name}-{seed}"),
+            learning_rate=3e-4,
+            num_train_epochs=arguments.num_finetuning_epochs,
+            seed=seed,
+        )
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        keep(name, seed, {"accuracy": accuracy, "seconds": seconds, "num_parameters": num_parameters})
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(
         (ComparisonArguments, DataArguments), prog="python -m examples.compare_vit_finetuning", description=__doc__
@@ -101,13 +130,15 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in asdict(arguments).items():
         if not isinstance(value, str) and value <= 0:
             raise InputError(f"`--{name}` must be above 0, but got {value}.")
+    results_file = make_place(f"{arguments.output_dir}/results.json")
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from transformers import ViTImageProcessorPil
 
-    from examples.comparison.finetuning import TensorImages, train
     from examples.data.loading import load_image_data
+    from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 
+    quieten_libraries(verbose=False)
     data = load_image_data(data_arguments)
     classes = list(range(arguments.num_pretraining_classes, len(data.label_names)))
     if not classes or arguments.num_pretraining_classes < 2:
@@ -115,52 +146,29 @@ def main(argv: list[str] | None = None) -> None:
             f"`--num_pretraining_classes` must leave classes to fine-tune on: from 2 to {len(data.label_names) - 1}, "
             f"but got {arguments.num_pretraining_classes}."
         )
-    output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    results_file = output_dir / "results.json"
     setting = {**asdict(arguments), "dataset_name": Path(str(data_arguments.dataset_name)).name}
     results = json.loads(results_file.read_text()) if results_file.exists() else {"setting": setting, "runs": {}}
-    if results["setting"] != setting:
+    if results.get("setting") != setting:
         raise InputError(f"{results_file} belongs to other arguments: name another `--output_dir`.")
 
-    size = {"height": arguments.image_size, "width": arguments.image_size}
-    processor = ViTImageProcessorPil(size=size)
+    def keep(name: str, seed: int, measured: dict | None = None) -> bool:
+        if measured is not None:
+            results["runs"][f"{name}-{seed}"] = measured
+            write_json(results_file, results)
+        return f"{name}-{seed}" in results["runs"]
+
+    processor = ViTImageProcessorPil(size={"height": arguments.image_size, "width": arguments.image_size})
     folder = pretrain(arguments, data, processor, results)
     seeds = list(range(arguments.num_seeds))
     results |= describe_setting("fine-tuning", describe_command("examples.compare_vit_finetuning"), seeds)
     write_json(results_file, results)
-
-    columns = (data.image_column, data.label_column)
-    train_data = TensorImages(data.train, columns, classes, processor, arguments.num_finetuning_samples)
-    eval_data = TensorImages(data.evaluation, columns, classes, processor)
-    for seed in range(arguments.num_seeds):
-        for name in ("vit", "ait"):
-            if f"{name}-{seed}" in results["runs"]:
-                continue
-            model = make_model(name, folder, len(classes), seed)
-            accuracy, seconds = train(
-                model,
-                train_data,
-                eval_data,
-                output_dir / f"{name}-{seed}",
-                learning_rate=3e-4,
-                num_train_epochs=arguments.num_finetuning_epochs,
-                seed=seed,
-            )
-            results["runs"][f"{name}-{seed}"] = {
-                "accuracy": accuracy,
-                "seconds": seconds,
-                "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            }
-            write_json(results_file, results)
-    for name in ("vit", "ait"):
-        accuracies = [results["runs"][f"{name}-{seed}"]["accuracy"] for seed in range(arguments.num_seeds)]
-        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
+    fine_tune(arguments, data, classes, processor, folder, keep)
+    for name in MODELS:
+        accuracies = [results["runs"][f"{name}-{seed}"]["accuracy"] for seed in seeds]
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
         results[name] = {"accuracy_mean": statistics.mean(accuracies), "accuracy_stdev": spread}
-        print(
-            f"{name}: accuracy {100 * results[name]['accuracy_mean']:.2f} % +- {100 * spread:.2f} "
-            f"over {len(accuracies)} seeds"
-        )
+        shown = "" if spread is None else f" +- {100 * spread:.2f}"
+        print(f"{name}: accuracy {100 * statistics.mean(accuracies):.2f} %{shown} over {len(accuracies)} seeds")
     write_json(results_file, results)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -131,7 +131,7 @@ def read_recipe(path: str) -> dict[str, Any]:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         shipped = sorted(recipe.name for recipe in RECIPES.glob("*.yaml"))
-        hint = suggest(Path(path).name, shipped)
+        hint = suggest(Path(path).stem, [recipe.removesuffix(".yaml") for recipe in shipped])
         raise InputError(
             f"There is no recipe {path!r}.{hint} Shipped in examples/recipes/: {', '.join(shipped)}."
         ) from None
@@ -168,6 +168,14 @@ def fits(value: Any, hint: Any) -> bool:
     return False
 
 
+def describe_type(hint: Any) -> str:
+    """An annotated type in words."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    names = {bool: "true or false", int: "a whole number", float: "a number", dict: "a mapping", list: "a list"}
+    described = [names.get(get_origin(option) or option, "a text") for option in options if option is not NoneType]
+    return " or ".join(dict.fromkeys(described))
+
+
 def check_recipe(recipe: dict[str, Any], types: tuple[type, ...], where: str) -> None:
     """Raise an `InputError` for a key of a recipe that is unknown, or whose value is of another type."""
     hints: dict[str, Any] = {}
@@ -177,11 +185,8 @@ def check_recipe(recipe: dict[str, Any], types: tuple[type, ...], where: str) ->
     refuse_unknown_keys(recipe, set(hints), where)
     for key, value in recipe.items():
         if not fits(value, hints[key]):
-            allowed = getattr(hints[key], "__name__", str(hints[key]).replace("typing.", ""))
-            quote = (
-                " YAML takes an unquoted yes or no for this: write it in quotes." if isinstance(value, bool) else ""
-            )
-            raise InputError(f"{where} has `{key}` {value!r}, but it takes {allowed}.{quote}")
+            hint = " YAML reads an unquoted yes or no so: write it in quotes." if isinstance(value, bool) else ""
+            raise InputError(f"{where} has `{key}` {value!r}, but it takes {describe_type(hints[key])}.{hint}")
 
 
 def split_recipe(arguments: list[str]) -> tuple[str | None, list[str]]:

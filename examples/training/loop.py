@@ -172,6 +172,17 @@ def train_batch(accelerator: Accelerator, model, optimizer, batch, group_size: i
     return outputs
 
 
+def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path) -> dict[str, Any]:
+    """Go back to where a checkpoint was written; return its numbers."""
+    try:
+        accelerator.load_state(str(checkpoint))
+        progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
+        scheduler.load_state_dict(progress["scheduler"])
+    except LOADING_ERRORS as error:
+        raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
+    return progress
+
+
 def run_loop(
     accelerator: Accelerator,
     model,
@@ -187,16 +198,10 @@ def run_loop(
     steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
     num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
     scheduler = make_scheduler(optimizer, training, num_steps)
+    set_seed(training.seed)
     progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
     if checkpoint is not None:
-        try:
-            accelerator.load_state(str(checkpoint))
-            progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
-            scheduler.load_state_dict(progress["scheduler"])
-        except LOADING_ERRORS as error:
-            raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
-    else:
-        set_seed(training.seed)
+        progress = load_progress(accelerator, scheduler, checkpoint)
     first_step, start = progress["step"], time.perf_counter() - progress["seconds"]
     step, epoch, num_batches = first_step, progress["epoch"], progress["num_batches"]
     loss_sum = torch.zeros((), device=accelerator.device) + progress["loss_sum"]
