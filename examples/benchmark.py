@@ -52,16 +52,11 @@ def make_builders(arguments: BenchmarkArguments) -> dict[str, "Builder"]:
 
 def run(arguments: BenchmarkArguments) -> dict:
     """Measure both modes and return the results with all that is needed to repeat them."""
-    import torch
-
     from examples.baselines.build import count_parameters
-    from examples.training.cost import MODES, CostSetting, measure_peak_memory, time_rounds
+    from examples.training.cost import MODES, CostSetting, check_device, measure_peak_memory, time_rounds
     from examples.training.results import describe_command, describe_setting
 
-    try:
-        torch.empty(0, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"There is no device {arguments.device!r}: {str(error).splitlines()[0]}") from error
+    check_device(arguments.device)
     results: dict = {}
     builders = make_builders(arguments)
     setting = CostSetting(arguments.batch_size, arguments.device, arguments.use_bf16, arguments.seed)

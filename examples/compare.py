@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from examples.baselines.catalog import ARCHITECTURES
 from examples.comparison.ablations import ABLATIONS
-from examples.errors import InputError, run_script, suggest
+from examples.errors import InputError, make_place, run_script, suggest
 from examples.parsing import ArgumentParser
-from examples.training.arguments import parse_arguments, read_recipe
+from examples.training.arguments import parse_arguments
+from examples.training.recipes import read_recipe
 
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
     """Raise an `InputError` for arguments that cannot work together."""
     from examples.comparison.plan import refuse_own_flags
     from examples.data.catalog import BENCHMARKS
+    from examples.training.cost import check_device
 
     if not arguments.recipes:
         raise InputError(f"Name at least one recipe. Benchmarks: {', '.join(BENCHMARKS)}.")
@@ -71,6 +73,10 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
         raise InputError(f"`--num_parallel` must be at least 1, but got {arguments.num_parallel}.")
     if arguments.num_cost_rounds < 0 or arguments.cost_batch_size < 1:
         raise InputError("`--num_cost_rounds` must be at least 0 and `--cost_batch_size` at least 1.")
+    if min(arguments.seeds) < 0 or max(arguments.seeds) >= 2**32:
+        raise InputError(f"`--seeds` must be at least 0 and below 2**32, but got {arguments.seeds}.")
+    if arguments.num_cost_rounds > 0:
+        check_device(arguments.device)
     refuse_own_flags(passed_on)
 
 
@@ -109,6 +115,8 @@ def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, 
 
 def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"], dict[str, dict]]:
     """All runs, and how to build the models of each recipe for measuring their costs."""
+    import torch
+
     from examples.comparison.costs import make_builders
     from examples.comparison.plan import (
         choose_benchmark,
@@ -134,6 +142,13 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
         )
         for setting in settings
     }
+    for models in builders.values():
+        for label, build in models.items():
+            try:
+                with torch.device("meta"):
+                    build()
+            except ValueError as error:
+                raise InputError(f"{label!r} cannot be built: {' '.join(str(error).split())}") from error
     return planned, builders
 
 
@@ -156,8 +171,8 @@ def main(argv: list[str] | None = None) -> None:
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
-    for folder in (Path(arguments.output_dir), results_file.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    for file in (results_file, Path(arguments.output_dir, "comparison.json")):
+        make_place(str(file))
     results: dict[str, Any] = {
         **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
         "setting": asdict(arguments),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from examples.data.loading import ImageData
 
 MODELS = ("vit", "ait")
+NUM_HEADS = 4
 
 
 @dataclass
@@ -58,7 +59,7 @@ def pretrain(arguments: ComparisonArguments, data: "ImageData", processor, resul
         ViTConfig(
             hidden_size=arguments.hidden_size,
             num_hidden_layers=arguments.num_hidden_layers,
-            num_attention_heads=4,
+            num_attention_heads=NUM_HEADS,
             intermediate_size=2 * arguments.hidden_size,
             image_size=arguments.image_size,
             patch_size=arguments.patch_size,
@@ -130,6 +131,11 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in asdict(arguments).items():
         if not isinstance(value, str) and value <= 0:
             raise InputError(f"`--{name}` must be above 0, but got {value}.")
+    if arguments.hidden_size % NUM_HEADS or arguments.image_size % arguments.patch_size:
+        raise InputError(
+            f"`--hidden_size` must be a multiple of {NUM_HEADS} and `--image_size` one of `--patch_size`, but got "
+            f"{arguments.hidden_size}, {arguments.image_size} and {arguments.patch_size}."
+        )
     results_file = make_place(f"{arguments.output_dir}/results.json")
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from transformers import ViTImageProcessorPil

@@ -123,8 +123,11 @@ def main(argv: list[str] | None = None) -> None:
         (BatchArguments, DataArguments), prog="python -m examples.evaluate_batches", description=__doc__
     )
     arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
-    if not arguments.checkpoints or min(arguments.batch_sizes, default=0) < 1 or arguments.num_orders < 1:
-        raise InputError("Give at least one of `--checkpoints`, batch sizes of at least 1, and at least 1 order.")
+    if not arguments.checkpoints:
+        raise InputError("Name at least one folder or Hub id with `--checkpoints`.")
+    for flag, values in (("--batch_sizes", arguments.batch_sizes), ("--num_orders", [arguments.num_orders])):
+        if min(values) < 1:
+            raise InputError(f"`{flag}` must be at least 1, but got {min(values)}.")
     output = None if arguments.output is None else make_place(arguments.output)
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from tqdm.auto import tqdm

@@ -60,6 +60,8 @@ class ArgumentParser(HfArgumentParser):
             problem = f"takes {TYPE_NAMES.get(wrong[1], wrong[1])}, but got {wrong[2]}"
         elif wrong := re.match(r"Truthy value expected: got (.*) but", problem, flags=re.DOTALL):
             problem = f"takes True or False, but got {wrong[1]!r}"
+        elif wrong := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL):
+            problem = f"takes one of {wrong[2]}, but got {wrong[1]}"
         elif problem.startswith("expected"):
             problem = f"stands without a value: {problem}"
         raise InputError(f"`{flag}` {problem}. `--help` says more." if problem else f"{message}.")
@@ -86,6 +88,8 @@ class ArgumentParser(HfArgumentParser):
     def refuse(self, rest: Iterable[str], other_flags: Iterable[str] = ()) -> None:
         """Raise an `InputError` about the first argument that is left over."""
         for argument in rest:
+            if argument.endswith((".yaml", ".yml")) and not argument.startswith("-"):
+                raise InputError(f"The recipe {argument!r} must stand first, before all flags.")
             if not argument.startswith("-"):
                 raise InputError(f"{argument!r} stands where a flag should: `--name value`. `--help` lists them.")
             name = argument.partition("=")[0]

@@ -5,6 +5,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from examples.baselines.catalog import ARCHITECTURES
@@ -56,7 +57,16 @@ def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
         "id2label",
         "label2id",
     )
-    return ViTForImageClassification(ViTConfig(**{**{name: getattr(config, name) for name in shared}, **overrides}))
+    try:
+        vit_config = ViTConfig(**{**{name: getattr(config, name) for name in shared}, **overrides})
+    except StrictDataclassError as error:
+        raise InputError(f"`baseline_config` of 'vit' does not work: {' '.join(str(error).split())}") from error
+    if vit_config.hidden_size % vit_config.num_attention_heads:
+        raise InputError(
+            f"`num_attention_heads` of 'vit' must be a divisor of `hidden_size` ({vit_config.hidden_size}), but got "
+            f"{vit_config.num_attention_heads}."
+        )
+    return ViTForImageClassification(vit_config)
 
 
 def find_builder(name: str) -> Callable[..., PreTrainedModel]:

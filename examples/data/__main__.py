@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 QUESTIONS_PER_IMAGE = 6
+PICTURES = (".png", ".jpg", ".svg", ".pdf", ".webp")
 
 
 def caption(row: dict[str, Any], label_column: str, label_names: list[str]) -> str:
@@ -125,8 +126,10 @@ def main(argv: list[str] | None = None) -> None:
     data_arguments.dataset_name = name or data_arguments.dataset_name
     if arguments.num_images < 1:
         raise InputError(f"`--num_images` must be at least 1, but got {arguments.num_images}.")
-    if arguments.preview is not None:
-        make_place(arguments.preview)
+    if arguments.preview is not None and make_place(arguments.preview).suffix not in PICTURES:
+        raise InputError(
+            f"`--preview` takes a file that ends in {', '.join(PICTURES)}, but got {arguments.preview!r}."
+        )
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.data.catalog import find_benchmark
     from examples.data.decoding import check_images, leave_out_bad_images

@@ -70,6 +70,10 @@ class DataArguments:
                 raise InputError(f"`--{name}` takes finite numbers, but got {values}.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise InputError(f"`--image_std` takes numbers above 0, but got {self.image_std}.")
+        for name, lowest in (("max_train_samples", 1), ("max_eval_samples", 1), ("crop_padding", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
         if self.check_images and self.skip_bad_images:
             raise InputError(
                 "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."

@@ -5,24 +5,20 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from examples.baselines.catalog import ARCHITECTURES
 from examples.data.arguments import DataArguments
 from examples.errors import InputError, refuse_unknown_keys, suggest
 from examples.parsing import ArgumentParser
+from examples.training.recipes import check_recipe, read_recipe, split_recipe
 
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-ENDINGS = (".yaml", ".yml")
+# Steps between two logs, evaluations and checkpoints, or the share of all steps.
+INTERVALS = ("logging_steps", "eval_steps", "save_steps")
 LOWEST_NUMBERS = {
     "learning_rate": 0,
     "weight_decay": 0,
@@ -104,6 +100,41 @@ class ModelArguments:
         refuse_unknown_keys(self.model_config or {}, known, "`model_config`")
 
 
+def check_arguments(arguments: ModelArguments, fields: dict[str, Any]) -> None:
+    """
+    Check what the configuration itself does not know.
+
+    Raises:
+        InputError: for a field that the scripts cannot train with, or arguments that exclude each other.
+    """
+    if fields.get("num_channels", 3) != 3:
+        raise InputError(
+            f"`num_channels` is {fields['num_channels']}, but this script turns every image into RGB: leave it at 3."
+        )
+    if fields.get("question_size") is not None:
+        raise InputError(
+            "Leave `question_size` out of `model_config`: `examples.relational_reasoning` sets it, and images "
+            "alone have no question."
+        )
+    if arguments.reset_memory and fields.get("num_memory_slots") == 0:
+        raise InputError("`reset_memory` needs a memory, but `num_memory_slots` is 0: leave one of them out.")
+    if arguments.reset_memory and arguments.architecture != "ait":
+        raise InputError(f"`reset_memory` needs the architecture 'ait', but got {arguments.architecture!r}.")
+    if arguments.model_name_or_path is not None and arguments.size is not None:
+        raise InputError("Give `size` or `model_name_or_path`, not both: a checkpoint has its size.")
+    if arguments.model_name_or_path is not None and arguments.architecture != "ait":
+        raise InputError("Give `architecture` or `model_name_or_path`, not both: a checkpoint is an AiT.")
+
+
+def check_problem_type(problem_type: str | None) -> None:
+    """Raise an `InputError` for a loss that takes other labels than one class per image."""
+    if problem_type not in (None, "single_label_classification"):
+        raise InputError(
+            f"`problem_type` is {problem_type!r}, but every image here has one label: use "
+            "'single_label_classification', for instance by `model_config`, or leave it out."
+        )
+
+
 @dataclass
 class RunArguments:
     """How to deal with what is there already, and what to show."""
@@ -123,89 +154,6 @@ The arguments of transformers' Trainer are flags and keys of a recipe as well; `
   --lr_scheduler_type, --warmup_steps, --eval_strategy, --save_strategy, --save_total_limit, --seed, --bf16, --use_cpu,
   --dataloader_num_workers, --push_to_hub, --hub_model_id
 """
-
-
-def read_recipe(path: str) -> dict[str, Any]:
-    """Read a YAML recipe into a dictionary."""
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        shipped = sorted(recipe.name for recipe in RECIPES.glob("*.yaml"))
-        hint = suggest(Path(path).stem, [recipe.removesuffix(".yaml") for recipe in shipped])
-        raise InputError(
-            f"There is no recipe {path!r}.{hint} Shipped in examples/recipes/: {', '.join(shipped)}."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"The recipe {path!r} is no text in UTF-8: {error}.") from None
-    except OSError as error:
-        raise InputError(f"The recipe {path!r} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"The recipe {path!r} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(recipe, dict):
-        kind = "empty" if recipe is None else f"a {type(recipe).__name__}"
-        raise InputError(f"The recipe {path!r} must be a mapping of arguments, such as `seed: 0`, but is {kind}.")
-    return recipe
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a recipe is of an annotated type; a text may stand for a number, as on the command line."""
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for option in options:
-        if get_origin(option) is list and isinstance(value, list):
-            if all(fits(item, get_args(option)[0]) for item in value):
-                return True
-        elif option is bool or isinstance(value, bool):
-            if option is bool and isinstance(value, (bool, str)):
-                return True
-        elif option in (int, float):
-            if isinstance(value, (int, str) if option is int else (int, float, str)):
-                return True
-        elif isinstance(option, type) and issubclass(option, Enum):
-            if isinstance(value, str):
-                return True
-        elif option is Any or isinstance(value, get_origin(option) or option):
-            return True
-    return False
-
-
-def describe_type(hint: Any) -> str:
-    """An annotated type in words."""
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    names = {bool: "true or false", int: "a whole number", float: "a number", dict: "a mapping", list: "a list"}
-    described = [names.get(get_origin(option) or option, "a text") for option in options if option is not NoneType]
-    return " or ".join(dict.fromkeys(described))
-
-
-def check_recipe(recipe: dict[str, Any], types: tuple[type, ...], where: str) -> None:
-    """Raise an `InputError` for a key of a recipe that is unknown, or whose value is of another type."""
-    hints: dict[str, Any] = {}
-    for dataclass_type in types:
-        annotated = get_type_hints(dataclass_type)
-        hints |= {f.name: annotated[f.name] for f in dataclasses.fields(dataclass_type) if f.init}
-    refuse_unknown_keys(recipe, set(hints), where)
-    for key, value in recipe.items():
-        if not fits(value, hints[key]):
-            hint = " YAML reads an unquoted yes or no so: write it in quotes." if isinstance(value, bool) else ""
-            raise InputError(f"{where} has `{key}` {value!r}, but it takes {describe_type(hints[key])}.{hint}")
-
-
-def split_recipe(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """
-    Take the recipe off the front of a command line.
-
-    Raises:
-        InputError: for two recipes, or one that does not stand first.
-    """
-    names = [argument for argument in arguments if argument.endswith(ENDINGS) and not argument.startswith("-")]
-    if len(arguments) > 1 and arguments[0] in names and arguments[1] in names:
-        raise InputError(f"One recipe at a time, but got {arguments[0]!r} and {arguments[1]!r}.")
-    if arguments and arguments[0] in names:
-        return arguments[0], arguments[1:]
-    if arguments and not arguments[0].startswith("-"):
-        shipped = RECIPES / f"{arguments[0]}.yaml"
-        hint = f" Did you mean examples/recipes/{shipped.name}?" if shipped.exists() else ""
-        raise InputError(f"{arguments[0]!r} is neither a flag nor a recipe, which ends in .yaml.{hint}")
-    return None, arguments
 
 
 def show_help(arguments: list[str], options: dict[str, Any]) -> None:
@@ -268,6 +216,12 @@ def check_numbers(training: "TrainingArguments") -> None:
         value = getattr(training, name)
         if value is not None and not lowest <= value < math.inf:
             raise InputError(f"`--{name}` must be at least {lowest} and finite, but got {value}.")
+    for name in INTERVALS:
+        value = getattr(training, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"`--{name}` must be above 0 and finite, but got {value}.")
+    if not training.output_dir:
+        raise InputError("`--output_dir` is empty: name a folder.")
     if training.seed >= 2**32:
         raise InputError(f"`--seed` must be below 2**32, but got {training.seed}.")
     if training.num_train_epochs <= 0 and training.max_steps <= 0:
@@ -279,6 +233,8 @@ def refuse_unused_arguments(training: "TrainingArguments", used: tuple[str, ...]
     # Whatever the arguments that are read imply for others, is implied here too.
     implied = type(training)(**{name: getattr(training, name) for name in used if hasattr(training, name)})
     given, unset = training.to_dict(), implied.to_dict()
+    if training.save_strategy == "best":
+        raise InputError("`save_strategy` 'best' has no effect in this loop: take 'epoch' or 'steps'.")
     if ignored := sorted(name for name in given if given[name] != unset.get(name)):
         raise InputError(
             f"`{ignored[0]}` {given[ignored[0]]!r} has no effect in this loop: leave it out, "

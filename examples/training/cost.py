@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from examples.errors import InputError
 from modeling_ait import AiTPreTrainedModel
 
 
@@ -38,6 +39,14 @@ class CostSetting:
     device: str = "cpu"
     use_bf16: bool = False
     seed: int = 0
+
+
+def check_device(device: str) -> None:
+    """Raise an `InputError` for a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f"There is no device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def make_inputs(model: PreTrainedModel, setting: CostSetting) -> dict[str, torch.Tensor]:

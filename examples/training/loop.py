@@ -16,6 +16,7 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
 from examples.errors import InputError
+from examples.training.arguments import INTERVALS
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.metrics import Accuracy
 from examples.training.model import LOADING_ERRORS, flatten_message
@@ -197,6 +198,10 @@ def run_loop(
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
     steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
     num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
+    for name in INTERVALS:
+        # As the Trainer does: a fraction is a share of all steps.
+        if 0 < (getattr(training, name) or 0) < 1:
+            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
     progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}

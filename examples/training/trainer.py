@@ -162,6 +162,9 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in ("loss", "accuracy"):
+        raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
