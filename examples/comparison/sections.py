@@ -10,7 +10,7 @@ from examples.comparison.costs import describe_cost
 from examples.comparison.plots import NAMES
 from examples.comparison.statistics import Runs, describe, group_runs, judge_difference, score
 from examples.data.catalog import BENCHMARKS, Benchmark, find_benchmark
-from examples.training.arguments import read_recipe
+from examples.training.recipes import read_recipe
 
 
 REPOSITORY = Path(__file__).parents[2]
