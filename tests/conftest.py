@@ -1,5 +1,7 @@
 """Fixtures that every test can use."""
 
+import os
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +12,16 @@ from modeling_ait import AiTConfig, AiTForImageClassification
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def working_directory():
+    """What a test writes goes where it says, never beside the tracked files."""
+    folder = os.getcwd()
+    before = set(os.listdir(folder))
+    yield
+    left = {name for name in set(os.listdir(folder)) - before if not name.startswith((".", "__pycache__"))}
+    assert not left, f"left in the working directory: {', '.join(sorted(left))}"
 
 
 @pytest.fixture

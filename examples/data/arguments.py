@@ -1,19 +1,17 @@
 """Arguments that say what to train on."""
 
 import math
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from examples.errors import InputError
-
-
-class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows the defaults, and the lines of the description as they are."""
 
 
 @dataclass
 class DataArguments:
     """What to train on."""
+
+    _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = field(
         default=None,
@@ -76,14 +74,10 @@ class DataArguments:
                 raise InputError(f"`--{name}` takes finite numbers, but got {values}.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise InputError(f"`--image_std` takes numbers above 0, but got {self.image_std}.")
-        for name, limit in (
-            ("max_train_samples", self.max_train_samples),
-            ("max_eval_samples", self.max_eval_samples),
-        ):
-            if limit is not None and limit < 1:
-                raise InputError(f"`--{name}` takes a number of at least 1, but got {limit}.")
-        if self.crop_padding < 0:
-            raise InputError(f"`--crop_padding` takes a number of at least 0, but got {self.crop_padding}.")
+        for name, lowest in (("max_train_samples", 1), ("max_eval_samples", 1), ("crop_padding", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
         if self.check_images and self.skip_bad_images:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.compare import main, make_table
 from examples.comparison import costs as costs_module
 from examples.comparison.costs import make_builders, measure_costs
@@ -132,7 +132,10 @@ def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
             ["RECIPE", "--architectures", "resnet"],
             "no architecture 'resnet'. Known: ait, ait_no_workspace, ait_no_workspace_wide_mlp",
         ),
-        (["RECIPE", "--ablations", "no_memry"], "no ablation 'no_memry'. Known: no_balance_loss"),
+        (
+            ["RECIPE", "--ablations", "no_memry"],
+            r"no ablation 'no_memry'. Did you mean 'no_memory'\? Known: no_balance_loss",
+        ),
         (["RECIPE", "--seeds", "1", "1"], "must differ"),
         (["RECIPE", "--architectures", "ait", "ait"], "must differ"),
         (["RECIPE", "RECIPE"], "must differ"),

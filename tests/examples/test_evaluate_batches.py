@@ -45,9 +45,12 @@ def test_only_written_memories_make_predictions_depend_on_the_batch(make_model, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "at least one of `--checkpoints`"),
+        ([], "at least one folder or Hub id with `--checkpoints`"),
         (["--checkpoints", "nowhere", "--dataset_name", "digits"], "'nowhere' cannot be loaded"),
-        (["--checkpoints", "a", "--batch_sizes", "0", "--dataset_name", "digits"], "batch sizes of at least 1"),
+        (
+            ["--checkpoints", "a", "--batch_sizes", "0", "--dataset_name", "digits"],
+            "`--batch_sizes` must be at least 1, but got 0",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(flags, message):

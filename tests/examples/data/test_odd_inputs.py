@@ -414,9 +414,9 @@ def test_class_with_one_training_image_is_said_beside_a_test_split(tmp_path, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_train_samples": 0}, "`--max_train_samples` takes a number of at least 1, but got 0"),
-        ({"max_eval_samples": -1}, "`--max_eval_samples` takes a number of at least 1, but got -1"),
-        ({"crop_padding": -1}, "`--crop_padding` takes a number of at least 0, but got -1"),
+        ({"max_train_samples": 0}, "`--max_train_samples` must be at least 1, but got 0"),
+        ({"max_eval_samples": -1}, "`--max_eval_samples` must be at least 1, but got -1"),
+        ({"crop_padding": -1}, "`--crop_padding` must be at least 0, but got -1"),
         ({"eval_fraction": 1.0}, "`--eval_fraction` must be between 0 and 1, but got 1.0"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
