@@ -3,6 +3,7 @@
 import pytest
 
 from examples import benchmark
+from examples.baselines import build
 from examples.comparison import costs
 from examples.comparison.costs import make_builders
 from examples.comparison.plan import Setting, list_variants
@@ -34,10 +35,10 @@ def test_time_ratio_is_that_of_a_model_to_the_first(monkeypatch):
 
 def test_benchmark_divides_the_ait_by_the_vit(monkeypatch):
     rounds = {"ait": [2.0, 4.0, 6.0, 8.0, 10.0], "vit": [1.0, 1.0, 1.0, 1.0, 1.0]}
-    monkeypatch.setattr(benchmark, "time_rounds", lambda builders, mode, setting, number: rounds)
+    monkeypatch.setattr(cost_module, "time_rounds", lambda builders, mode, setting, number: rounds)
     monkeypatch.setattr(benchmark, "make_builders", lambda arguments: {"ait": lambda: 3, "vit": lambda: 2})
-    monkeypatch.setattr(benchmark, "count_parameters", lambda model: model)
-    monkeypatch.setattr(benchmark, "measure_peak_memory", lambda build, mode, setting: 10.0 * build())
+    monkeypatch.setattr(build, "count_parameters", lambda model: model)
+    monkeypatch.setattr(cost_module, "measure_peak_memory", lambda builder, mode, setting: 10.0 * builder())
     results = benchmark.run(benchmark.BenchmarkArguments(num_rounds=5))
     for mode in ("training", "inference"):
         assert results[mode]["time_ratio_median"] == 6.0
