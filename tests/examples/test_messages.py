@@ -136,7 +136,7 @@ def test_full_disk_is_one_line(written, make_flags, tmp_path, monkeypatch):
         (
             data_script,
             ["digits", "--preview", "x.foo"],
-            "`--preview` takes a file that ends in .png, .*but got 'x.foo'",
+            "takes a file that ends in .png, .*but got 'x.foo'",
         ),
         (data_script, ["digits", "--preveiw", "x.png"], "no flag '--preveiw'. Did you mean '--preview'"),
         (relational_reasoning, ["--qestion_types", "x"], "no flag '--qestion_types'. Did you mean '--question_types'"),
