@@ -41,6 +41,10 @@ class DataArguments:
         default=False,
         metadata={"help": "Open every image before anything else, and leave out those that cannot be read."},
     )
+    allow_outside_files: bool = field(
+        default=False,
+        metadata={"help": "Open files outside the data folder, to which its links or a table's paths lead."},
+    )
     question_types: list[str] | None = field(
         default=None,
         metadata={"help": "Types of questions to train on: non-relational, binary, ternary. Default: all."},
@@ -74,6 +78,8 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
+        if not 0 < self.eval_fraction < 1:
+            raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
         if self.check_images and self.skip_bad_images:
             raise InputError(
                 "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."

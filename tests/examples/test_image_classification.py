@@ -407,7 +407,8 @@ def test_training_option_does_what_it_says(flags, low, high, make_flags, tmp_pat
 
 
 def test_mistake_is_one_line_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "examples.image_classification", "--dataset_name", str(tmp_path / "nowhere")]
+    flags = ["--dataset_name", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "examples.image_classification", *flags]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: There is no folder")
