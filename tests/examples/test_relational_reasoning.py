@@ -170,7 +170,7 @@ def test_data_set_from_a_folder_is_taken(make_relational_flags, tmp_path):
         ({"horizontal_flip": True}, "other answers"),
         ({"dataset_name": "triangle"}, "has no questions: train on it with `examples.image_classification`"),
         ({"architecture": "vit"}, "takes no question"),
-        ({"architecture": "resnet"}, "unknown key 'resnet'"),
+        ({"architecture": "resnet"}, "no architecture 'resnet'"),
         ({"eval_split": "dev"}, "no split 'dev'.*train, test"),
         ({"dataset_config_name": "true"}, "no variant 'true'. Known variants: fixed, original"),
     ],
