@@ -14,8 +14,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from examples.data.arguments import DataArguments
-from examples.data.images import ImagePixelsDataset
-from examples.data.questions import QuestionsDataset, load_questions
+from examples.data.questions import load_questions, make_question_datasets
 from examples.data.sort_of_clevr import QUESTION_SIZE, QUESTION_TYPES
 from examples.errors import InputError, run_script
 from examples.training.arguments import ModelArguments, parse_arguments
@@ -56,11 +55,7 @@ def run(
     """Train, report and push, once it is clear that the output folder may be written."""
     data = load_questions(data_arguments)
     model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed, QUESTION_SIZE)
-    # Always in memory: each image is asked about many times.
-    train_data, eval_data = (
-        QuestionsDataset(part, ImagePixelsDataset(part, "image", processor, cache=True), types)
-        for part in (data.train, data.evaluation)
-    )
+    train_data, eval_data = make_question_datasets(data, data_arguments, processor, types, training.seed)
     trainer, measured = train(
         model,
         processor,
@@ -71,7 +66,7 @@ def run(
         restart,
     )
     measured["question_only_by_group"] = score_groups(answer_from_questions_alone(train_data, eval_data), eval_data)
-    measured["num_train_questions"], measured["num_eval_questions"] = len(train_data), len(eval_data)
+    measured["num_train_questions"], measured["num_eval_questions"] = len(train_data.answers), len(eval_data.answers)
     if trainer.is_world_process_zero():
         command = describe_command("examples.relational_reasoning")
         report_run(model, processor, data, arguments, training, measured, command)
