@@ -100,6 +100,12 @@ class AiTConfig(AiTSavedConfig):
             sigma, weight of the balance loss in `loss`, not negative.
         position_embedding_type (`str`, *optional*, defaults to `"learned"`):
             `"learned"`, or `"none"` as in the official code.
+        position_embedding_init (`str`, *optional*, defaults to `"normal"`):
+            What learned positions start as: noise, `"normal"`, or `"sinusoidal"`, sines and cosines of row and column
+            as in ViT-MAE, here with amplitude 0.5. The positions of CLS, register and question tokens start as noise.
+        output_norm_init (`float`, *optional*, defaults to 1.0):
+            What the weights of the norm on the MLP's output start as. Less than 1 starts with blocks that change
+            little, as a LayerScale does.
         pooling (`str`, *optional*, defaults to `"mean"`):
             What the classifier sees: `"mean"` over the tokens, all of them (`"flatten"`, the official code), a
             prepended `"cls"` token, or the token of the `"question"`.
@@ -172,6 +178,8 @@ class AiTConfig(AiTSavedConfig):
     num_retrieval_steps: int = 1
     balance_loss_coef: float | int = 0.01
     position_embedding_type: str = "learned"
+    position_embedding_init: str = "normal"
+    output_norm_init: float | int = 1.0
     pooling: str = "mean"
     question_size: int | None = None
     question_attention: str = "joint"
@@ -238,6 +246,17 @@ class AiTConfig(AiTSavedConfig):
         self._require(
             self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"'
         )
+        self._require(
+            self.position_embedding_init in ("normal", "sinusoidal"),
+            "position_embedding_init",
+            '"normal" or "sinusoidal"',
+        )
+        self._require(
+            self.position_embedding_init == "normal" or self.position_embedding_type == "learned",
+            "position_embedding_init",
+            '"normal" without learned positions',
+        )
+        self._require(0.0 <= self.output_norm_init < math.inf, "output_norm_init", "finite and not negative")
         self._require(
             self.pooling in ("mean", "flatten", "cls", "question"), "pooling", '"mean", "flatten", "cls" or "question"'
         )

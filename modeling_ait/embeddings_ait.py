@@ -30,6 +30,23 @@ def interpolate_positions(
     return torch.cat([prefix, patches.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
 
+def make_sinusoidal_positions(grid: tuple[int, int], hidden_size: int, amplitude: float = 0.5) -> torch.Tensor:
+    """
+    Sines and cosines of the column and the row of each patch, (rows, columns) -> (1, N, E), as in ViT-MAE.
+
+    Args:
+        grid (`(rows, columns)`): Patches of an image.
+        hidden_size (`int`): Width E. The first half tells the column, the second the row.
+        amplitude (`float`, *optional*, defaults to 0.5): Largest value.
+    """
+    num_frequencies = -(-hidden_size // 4)
+    frequencies = 10_000.0 ** (-torch.arange(num_frequencies, device="cpu") / num_frequencies)
+    row, column = (torch.arange(length, device="cpu")[:, None] * frequencies for length in grid)
+    angles = torch.stack([column.expand(grid[0], -1, -1), row[:, None].expand(-1, grid[1], -1)], dim=2)
+    table = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (rows, columns, 2, 2 * num_frequencies)
+    return amplitude * table.flatten(2).flatten(0, 1)[None, :, :hidden_size]
+
+
 class AiTConvolutionalStem(nn.Module):
     """
     Embed an image by strided convolutions, (B, C, H, W) -> (B, N, E), after Xiao et al. (2021, arXiv 2106.14881).

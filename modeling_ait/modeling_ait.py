@@ -14,7 +14,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_ait import AiTAttention
 from .configuration_ait import AiTConfig
-from .embeddings_ait import AiTEmbeddings, pool_tokens
+from .embeddings_ait import AiTEmbeddings, make_sinusoidal_positions, pool_tokens
 from .inputs_ait import check_images, check_labels, flatten_labels
 from .outputs_ait import AiTClassifierOutput, AiTKwargs, AiTModelOutput, expand_output_workspace
 from .saving_ait import AiTSavedModel
@@ -37,6 +37,10 @@ class AiTMLP(nn.Module):
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
+class AiTOutputLayerNorm(nn.LayerNorm):
+    """The norm on the MLP's output, a LayerNorm whose weights start as `output_norm_init`."""
+
+
 class AiTLayer(GradientCheckpointingLayer):
     """
     One block: self-attention, MLP, and the workspace between the MLP and its residual.
@@ -53,7 +57,7 @@ class AiTLayer(GradientCheckpointingLayer):
         self.use_vit_norms = config.use_vit_norms
         has_workspace = config.num_memory_slots > 0
         # A ViT without a workspace has no use for the norm.
-        norm_class = nn.LayerNorm if has_workspace or not self.use_vit_norms else nn.Identity
+        norm_class = AiTOutputLayerNorm if has_workspace or not self.use_vit_norms else nn.Identity
         self.layernorm_output = norm_class(config.hidden_size, eps=config.layer_norm_eps)
         self.workspace = AiTWorkspace(config) if has_workspace else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -116,6 +120,15 @@ class AiTPreTrainedModel(AiTSavedModel):
             for parameter in (*module.prefix_tokens, module.position_embeddings):
                 if parameter is not None:
                     init.trunc_normal_(parameter, mean=0.0, std=self.config.initializer_range)
+            positions = module.position_embeddings
+            if positions is not None and self.config.position_embedding_init == "sinusoidal":
+                patches = module.patch_embeddings
+                table = make_sinusoidal_positions(patches.get_grid(patches.image_shape), self.config.hidden_size)
+                start = positions.clone()
+                start[:, -table.shape[1] :] = table
+                init.copy_(positions, start)
+        elif isinstance(module, AiTOutputLayerNorm):
+            init.constant_(module.weight, self.config.output_norm_init)
         elif isinstance(module, (AiTMemoryWrite, AiTMemoryRetrieval)):
             for projection in module.children():
                 if isinstance(projection, nn.Linear):

@@ -38,6 +38,11 @@ from modeling_ait import AiTConfig
         ("pooling", "max", '"flatten"'),
         ("stem_strides", [], "at least 2"),
         ("stem_strides", [16, 1], "at least 2"),
+        ("stem_strides", [1, 16], "at least 2"),
+        ("stem_strides", [4, 0, 4], "1 is allowed between"),
+        ("position_embedding_init", "zeros", '"sinusoidal"'),
+        ("output_norm_init", -0.1, "not negative"),
+        ("output_norm_init", float("nan"), "finite"),
         ("stem_strides", [2, 2, 2], "product is both sides of `patch_size` (16)"),
     ],
 )
