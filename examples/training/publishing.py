@@ -7,7 +7,6 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainingArguments
 
 from examples.data.loading import ImageData
-from modeling_ait.saving_ait import stage_files
 
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -18,10 +17,10 @@ def write_model_card(
     data: ImageData,
     results: dict[str, Any],
     training: TrainingArguments,
-    output_dir: Path,
+    folder: Path,
 ) -> None:
-    """Fill the template with what this run is, for the checkpoint's `README.md`."""
-    name = training.hub_model_id or output_dir.resolve().name
+    """Fill the template with what this run is, as the `README.md` of a folder."""
+    name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
     card_data = ModelCardData(
         library_name="transformers",
         license="apache-2.0",
@@ -55,8 +54,7 @@ def write_model_card(
         results=results,
         arguments=results["arguments"],
     )
-    with stage_files(output_dir) as staging:
-        card.save(Path(staging, "README.md"))
+    card.save(folder / "README.md")
 
 
 def push_folder(training: TrainingArguments) -> None:
