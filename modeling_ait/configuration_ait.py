@@ -192,6 +192,7 @@ class AiTConfig(AiTSavedConfig):
         super().__post_init__(**kwargs)
         # `@strict` runs the same checks, but wraps their errors in a class that is no `ValueError`: raise plain ones.
         self.validate_architecture()
+        self.validate_tokens()
         self.validate_image_sizes()
 
     def _require(self, is_valid: bool, name: str, allowed: str) -> None:
@@ -243,6 +244,9 @@ class AiTConfig(AiTSavedConfig):
         )
         self._require(0.0 <= self.balance_loss_coef < math.inf, "balance_loss_coef", "finite and not negative")
         self._require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
+
+    def validate_tokens(self):
+        """Raise a `ValueError` if positions, pooling and questions do not fit each other."""
         self._require(
             self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"'
         )

@@ -235,16 +235,18 @@ class AiTEmbeddings(nn.Module):
                 patches = patches.repeat_interleave(questions[0].shape[1], dim=0)
                 questions[0] = questions[0].flatten(0, 1).unsqueeze(1)
         prefix_tokens = [prefix.expand(patches.shape[0], -1, -1) for prefix in self.prefix_tokens]
+        positions = self.get_positions(pixel_values)
         if not self.has_independent_questions:
             embeddings = torch.cat([*prefix_tokens, *questions, patches], dim=1)
-            positions = self.get_positions(pixel_values)
-            return self.dropout(embeddings if positions is None else embeddings + positions)
-        image, positions = torch.cat([*prefix_tokens, patches], dim=1), self.get_positions(pixel_values)
-        if positions is not None:
-            num_prefix_tokens = image.shape[1] - patches.shape[1]
-            prefix, own, rest = positions.split([num_prefix_tokens, 1, patches.shape[1]], dim=1)
-            image, questions[0] = image + torch.cat([prefix, rest], dim=1), questions[0] + own
-        return self.dropout(torch.cat([image, *questions], dim=1))  # (batch_size, num_tokens, hidden_size)
+            embeddings = embeddings if positions is None else embeddings + positions
+        else:
+            image = torch.cat([*prefix_tokens, patches], dim=1)
+            if positions is not None:
+                num_prefix_tokens = image.shape[1] - patches.shape[1]
+                prefix, own, rest = positions.split([num_prefix_tokens, 1, patches.shape[1]], dim=1)
+                image, questions[0] = image + torch.cat([prefix, rest], dim=1), questions[0] + own
+            embeddings = torch.cat([image, *questions], dim=1)
+        return self.dropout(embeddings)
 
     def get_positions(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
         """The position table, (1, num_tokens, hidden_size), interpolated to the size of these images; or `None`."""
