@@ -34,7 +34,7 @@ from examples.training.checkpoints import claim_checkpoint, clear_place, drop_ol
 from examples.training.metrics import Accuracy
 from examples.training.model import LOADING_ERRORS, build_model, flatten_message
 from examples.training.publishing import push_folder
-from examples.training.results import describe_command, report_run, write_json
+from examples.training.results import describe_command, refuse_divergence, report_run, write_json
 from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
 
 
@@ -67,6 +67,7 @@ def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[s
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
     """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
+    refuse_divergence("loss_sum", progress["loss_sum"])
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
         claim_checkpoint(staging, "accelerate")

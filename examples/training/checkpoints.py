@@ -106,7 +106,8 @@ def find_best(folder: Path) -> Path | None:
 def find_checkpoint(training: TrainingArguments) -> Path | None:
     """Return the newest complete checkpoint of the output folder, naming those that are passed over."""
     for folder in list_checkpoints(Path(str(training.output_dir))):
-        damage = find_damage(folder)
+        # Without the optimizer's state, the rest of the training would give another result.
+        damage = "it holds the model alone" if training.save_only_model else find_damage(folder)
         if damage is None and training.load_best_model_at_end and (best := find_best(folder)) not in (None, folder):
             # Going on from here, the best model could not be had any more.
             damage = (reason := find_damage(best)) and f"of the best so far, {best}, {reason}"  # type: ignore[arg-type]

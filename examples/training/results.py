@@ -81,6 +81,12 @@ def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = 
     }
 
 
+def refuse_divergence(name: str, loss: float) -> None:
+    """Raise an `InputError` if a loss is no finite number."""
+    if not math.isfinite(loss):
+        raise InputError(f"Training diverged: `{name}` is {loss}. Lower `--learning_rate` and restart.")
+
+
 def report_run(
     save: Callable[[str], None],
     model: PreTrainedModel,
@@ -112,8 +118,7 @@ def report_run(
     """
     output_dir = Path(str(training.output_dir))
     for name in ("train_loss", "eval_loss"):
-        if not math.isfinite(metrics[name]):
-            raise InputError(f"Training diverged: `{name}` is {metrics[name]}. Lower `--learning_rate` and restart.")
+        refuse_divergence(name, metrics[name])
     results: dict[str, Any] = {
         **metrics,
         "seed": training.seed,
