@@ -21,6 +21,7 @@ from examples.comparison.costs import describe_cost, make_builders, measure_cost
 from examples.comparison.plan import (
     ABLATIONS,
     Run,
+    choose_benchmark,
     list_settings,
     list_variants,
     plan_runs,
@@ -117,9 +118,12 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list[Run], 
     settings = list_settings(recipes, arguments.size)
     variants = list_variants(arguments.architectures, arguments.ablations)
     refuse_idle_ablations(settings, recipes, variants)
-    planned = plan_runs(settings, recipes, variants, arguments.seeds, arguments.output_dir, passed_on)
+    benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
+    planned = plan_runs(settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on)
     builders = {
-        name_setting(setting._asdict()): make_builders(setting, recipes[setting.recipe], variants, passed_on)
+        name_setting(setting._asdict()): make_builders(
+            setting, recipes[setting.recipe], benchmarks[setting.recipe], variants
+        )
         for setting in settings
     }
     return planned, builders

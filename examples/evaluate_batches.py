@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
+from transformers import HfArgumentParser, PreTrainedModel
 
 from examples.data.arguments import DataArguments, HelpFormatter
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_image_data
 from examples.errors import InputError, run_script
+from examples.training.model import load_checkpoint, load_image_processor
 from examples.training.results import describe_command, describe_setting, write_json
 from modeling_ait import AiTForImageClassification
 
@@ -49,11 +50,13 @@ def predict(
 
 def evaluate_checkpoint(checkpoint: str, data: ImageData, arguments: BatchArguments) -> list[dict[str, Any]]:
     """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
-    try:
-        model = AiTForImageClassification.from_pretrained(checkpoint).eval()
-        processor = ViTImageProcessorPil.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{checkpoint!r} is no AiT checkpoint with an image processor: {error}") from error
+    model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()
+    if model.config.num_labels != len(data.label_names):
+        raise InputError(
+            f"{checkpoint!r} has {model.config.num_labels} labels, but {data.name!r} has {len(data.label_names)} "
+            "classes: evaluate it on the data set that it was trained on."
+        )
+    processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
     labels = torch.tensor(data.evaluation[data.label_column][:])

@@ -111,6 +111,7 @@ class AiTLayer(GradientCheckpointingLayer):
         memory: torch.Tensor | None = None,
         update_memory: bool = False,
         output_energies: bool = False,
+        output_write_attentions: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         attended, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
@@ -122,7 +123,9 @@ class AiTLayer(GradientCheckpointingLayer):
         update = mlp_output if self.use_vit_norms else tokens
         balance_loss = None
         if self.workspace is not None:
-            retrieved, memory, balance_loss = self.workspace(memory, tokens, update_memory, output_energies)
+            retrieved, memory, balance_loss = self.workspace(
+                memory, tokens, update_memory, output_energies, output_write_attentions
+            )
             update = update + retrieved
         return hidden_states + self.dropout(update), memory, balance_loss
 

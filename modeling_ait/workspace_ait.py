@@ -1,7 +1,9 @@
 """The global workspace of AiT: the memory, the bottleneck write into it with its balance loss, and the retrieval."""
 
+import numpy as np
 import torch
 from torch import nn
+from transformers.utils import is_tracing
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_ait import AiTConfig
@@ -69,43 +71,108 @@ class AiTMemory(nn.Module):
         return self
 
 
+def select_tokens(queries: torch.Tensor, tokens: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Each query's largest logits and the places of their tokens, in no order, (R, E), (L, E) -> (R, K) twice.
+
+    NaN counts as larger than any number. Which of equal logits are kept is not defined.
+    """
+    # NumPy partitions five times as fast as `topk` on one thread, but on one thread only. The logits of a few rows
+    # stay in the processor's cache.
+    if not is_tracing(tokens) and tokens.device.type == "cpu" and torch.get_num_threads() <= 4:
+        selections = []
+        for rows in queries.split(32):
+            logits = torch.matmul(rows, tokens.T)
+            kept = torch.from_numpy(np.argpartition(logits.detach().numpy(), -num_kept, axis=-1)[:, -num_kept:])
+            selections.append((logits.gather(-1, kept), kept))
+        kept_logits, kept_tokens = (torch.cat(parts) for parts in zip(*selections))
+    else:
+        kept_logits, kept_tokens = torch.matmul(queries, tokens.T).topk(num_kept, dim=-1, sorted=False)
+    return kept_logits, kept_tokens
+
+
+class BottleneckAttention(torch.autograd.Function):
+    """
+    Softmax attention over each row's largest logits whose cost, beyond the logits, is that of what was selected.
+
+    (R, E), (L, E) -> (R, E), (R, K), (R, K): the attended tokens, the attention and which tokens it belongs to. What
+    is kept for the backward pass grows with R x K, not with R x L; the gradients reach the selected entries alone.
+    """
+
+    @staticmethod
+    def forward(queries: torch.Tensor, tokens: torch.Tensor, bottleneck_size: int):
+        kept_logits, kept_tokens = select_tokens(queries, tokens, bottleneck_size)
+        attention = nn.functional.softmax(kept_logits, dim=-1)
+        attended = nn.functional.embedding_bag(kept_tokens, tokens, mode="sum", per_sample_weights=attention)
+        return attended, attention, kept_tokens
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        queries, tokens, _ = inputs
+        _, attention, kept_tokens = output
+        ctx.mark_non_differentiable(kept_tokens)
+        ctx.save_for_backward(queries, tokens, attention, kept_tokens)
+
+    @staticmethod
+    def backward(ctx, grad_attended, grad_attention, _):
+        queries, tokens, attention, kept_tokens = ctx.saved_tensors
+        num_rows, num_kept = kept_tokens.shape
+        rows = torch.arange(num_rows, device=tokens.device)
+        entry_rows = rows.repeat_interleave(num_kept)
+        # The dot products of each row's gradient with the tokens that it selected, none of them copied.
+        grad_attention = grad_attention + torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad_attended.contiguous(), tokens, kept_tokens.flatten(), rows * num_kept, entry_rows, mode=0
+        ).view_as(attention)
+        grad_logits = attention * (grad_attention - (attention * grad_attention).sum(dim=-1, keepdim=True))
+        grad_queries = nn.functional.embedding_bag(kept_tokens, tokens, mode="sum", per_sample_weights=grad_logits)
+
+        # Each selected entry brings its token two shares: of its row's gradient, by the attention, and of its row's
+        # query, by the gradient of the logit. Sorted by token, the entries are bags too.
+        sorted_tokens, order = kept_tokens.flatten().int().sort(stable=True)
+        entry_rows = entry_rows.index_select(0, order)
+        starts = torch.searchsorted(sorted_tokens, torch.arange(len(tokens), device=tokens.device, dtype=torch.int32))
+        grad_tokens, grad_of_logits = (
+            nn.functional.embedding_bag(
+                entry_rows, shared, starts, mode="sum", per_sample_weights=weights.flatten().index_select(0, order)
+            )
+            for shared, weights in ((grad_attended, attention), (queries, grad_logits))
+        )
+        grad_tokens += grad_of_logits
+        return grad_queries, grad_tokens, None
+
+
 def attend_through_bottleneck(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bottleneck_size: int | None
+    queries: torch.Tensor, tokens: torch.Tensor, bottleneck_size: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Let every slot attend to the tokens that fit it best, (S, M, D) x (S, L, D) -> (S, M, D).
+    Let every slot attend to the tokens that fit it best, (S, M, E), (L, E) -> (S, M, E).
 
     All L tokens of the batch compete here, and nowhere else in the model: an exchange between data-parallel processes
     belongs into this function. The softmax runs over the `bottleneck_size` largest logits of each slot and head; the
     other tokens get exactly 0 (AiT, section "Bottleneck attention").
 
     Args:
-        query (`torch.Tensor` of shape `(num_heads, num_slots, head_dim)`): Projected slots, float32.
-        key (`torch.Tensor` of shape `(num_heads, num_tokens, head_dim)`): Projected tokens, float32.
-        value (`torch.Tensor` of shape `(num_heads, num_tokens, head_dim)`): Projected tokens, float32.
+        queries (`torch.Tensor` of shape `(num_heads, num_slots, hidden_size)`):
+            Scaled queries folded with the key projection, float32.
+        tokens (`torch.Tensor` of shape `(num_tokens, hidden_size)`): The tokens, float32.
         bottleneck_size (`int`, *optional*): Tokens that a slot keeps; `None`, or more than there are, keeps all.
 
     Returns:
-        The attended values `(num_heads, num_slots, head_dim)`, the attention `(num_heads, num_slots, num_tokens)`,
-        and the loads `(num_heads, num_tokens)`: the number of slots that selected a token, without gradient.
+        The attended tokens `(num_heads, num_slots, hidden_size)`; the attention to the K kept tokens
+        `(num_heads, num_slots, K)`; their places among all tokens `(num_heads, num_slots, K)`.
     """
-    num_heads, num_slots, head_dim = query.shape
-    num_tokens = key.shape[1]
-    logits = torch.matmul(query * head_dim**-0.5, key.transpose(1, 2))  # (num_heads, num_slots, num_tokens)
-    if bottleneck_size is None or bottleneck_size >= num_tokens:
-        attention = nn.functional.softmax(logits, dim=-1)
-        loads = logits.new_full((num_heads, num_tokens), num_slots)
+    shape, num_tokens = queries.shape[:2], len(tokens)
+    queries = queries.flatten(0, 1)  # (num_heads * num_slots, hidden_size)
+    num_kept = num_tokens if bottleneck_size is None else min(bottleneck_size, num_tokens)
+    # Measured: products with mostly empty matrices are the faster form when a third of the tokens or more is kept.
+    if 3 * num_kept < num_tokens:
+        attended, attention, kept_tokens = BottleneckAttention.apply(queries, tokens, num_kept)
     else:
-        kept_logits, kept_tokens = logits.topk(bottleneck_size, dim=-1, sorted=False)
-        # The scattered weights are dense but cheap: gathering the values instead would make the backward pass
-        # fill a tensor of num_heads x num_slots x num_tokens x head_dim.
-        attention = torch.zeros_like(logits).scatter(-1, kept_tokens, nn.functional.softmax(kept_logits, dim=-1))
-        kept_tokens = kept_tokens.flatten(1)  # (num_heads, num_slots * bottleneck_size)
-        # Counted from the selection, not from positive weights: a kept token's weight can underflow to 0.
-        loads = logits.new_zeros(num_heads, num_tokens).scatter_add(
-            -1, kept_tokens, logits.new_ones(kept_tokens.shape)
-        )
-    return torch.matmul(attention, value), attention, loads
+        kept_logits, kept_tokens = select_tokens(queries, tokens, num_kept)
+        attention = nn.functional.softmax(kept_logits, dim=-1)
+        nothing = attention.new_zeros(len(queries), num_tokens)
+        attended = torch.matmul(nothing.scatter(-1, kept_tokens, attention), tokens)
+    return tuple(selected.unflatten(0, shape) for selected in (attended, attention, kept_tokens))
 
 
 def compute_cv_squared(values: torch.Tensor) -> torch.Tensor:
@@ -115,18 +182,24 @@ def compute_cv_squared(values: torch.Tensor) -> torch.Tensor:
     return values.var(dim=-1) / (values.mean(dim=-1).square() + 1e-10)
 
 
-def compute_balance_loss(attention: torch.Tensor, loads: torch.Tensor) -> torch.Tensor:
+def compute_balance_loss(attention: torch.Tensor, kept_tokens: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """
-    Penalty on slots that all choose the same tokens, summed over heads, (S, M, L) -> ().
+    Penalty on slots that all choose the same tokens, summed over heads, (S, M, K) -> ().
 
     The squared coefficient of variation (CV squared) over tokens of the importance (attention summed over slots) plus
-    that of the loads (AiT, section "Bottleneck attention balance loss"). Only the importance has a gradient.
+    that of the loads, the number of slots that selected a token (AiT, section "Bottleneck attention balance loss").
+    Only the importance has a gradient.
 
     Args:
-        attention (`torch.Tensor` of shape `(num_heads, num_slots, num_tokens)`): Write attention, float32.
-        loads (`torch.Tensor` of shape `(num_heads, num_tokens)`): Slots that selected each token.
+        attention (`torch.Tensor` of shape `(num_heads, num_slots, num_kept)`): Write attention, float32.
+        kept_tokens (`torch.Tensor` of shape `(num_heads, num_slots, num_kept)`): The tokens that it belongs to.
+        num_tokens (`int`): Number of tokens that competed.
     """
-    importance = attention.sum(dim=1)  # (num_heads, num_tokens)
+    attention, kept_tokens = attention.flatten(1), kept_tokens.flatten(1)  # (num_heads, num_slots * num_kept)
+    nothing = attention.new_zeros(len(attention), num_tokens)
+    importance = nothing.scatter_add(-1, kept_tokens, attention)
+    # Counted from the selection, not from positive weights: a kept token's weight can underflow to 0.
+    loads = nothing.scatter_add(-1, kept_tokens, torch.ones_like(attention))
     return (compute_cv_squared(importance) + compute_cv_squared(loads)).sum()
 
 
@@ -148,6 +221,7 @@ class AiTMemoryWrite(nn.Module):
 
     def __init__(self, config: AiTConfig):
         super().__init__()
+        self.hidden_size = config.hidden_size
         self.num_heads = config.num_memory_heads
         self.head_dim = config.memory_slot_size
         self.bottleneck_size = config.bottleneck_size
@@ -162,36 +236,51 @@ class AiTMemoryWrite(nn.Module):
         self.layernorm = AiTFloat32LayerNorm(config.memory_slot_size, eps=1e-6)
         self.dropout = nn.Dropout(config.memory_dropout_prob)
 
-    def forward(self, memory: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def fold_key_projection(self, memory: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Queries that tokens can be compared with as they are, without keys, (M, D) -> (S, M, E), float32."""
+        query = self.query_proj(memory.to(dtype)).float()  # (num_slots, num_heads * head_dim)
+        # By a call, since a weight that is quantized, adapted or offloaded cannot be read.
+        key_weight = self.key_proj(torch.eye(self.hidden_size, dtype=dtype, device=memory.device)).float()
+        query, key_weight = (
+            projection.unflatten(-1, (self.num_heads, self.head_dim)).transpose(0, 1)
+            for projection in (query, key_weight)
+        )
+        with maybe_autocast(device_type=memory.device.type, enabled=False):
+            # Now (num_heads, num_slots, head_dim) and (num_heads, hidden_size, head_dim).
+            return torch.matmul(query * self.head_dim**-0.5, key_weight.transpose(1, 2))
+
+    def forward(
+        self, memory: torch.Tensor, tokens: torch.Tensor, output_write_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """
         Compute the memory after the tokens of all samples have competed for it, (M, D), (B, N, E) -> (M, D).
+
+        Neither keys nor values of all tokens are computed: with q the query and W_k, W_v the projections,
+        q (W_k x) = (q W_k) x and A (X W_v) = (A X) W_v.
 
         Args:
             memory (`torch.Tensor` of shape `(num_memory_slots, memory_slot_size)`): The memory before, float32.
             tokens (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`): The MLP's normed output.
+            output_write_attentions (`bool`, *optional*, defaults to `False`): Whether to return the write attention.
 
         Returns:
-            The new memory, float32 with unit rows; the balance loss, a float32 scalar;
-            the write attention `(num_memory_heads, num_memory_slots, batch_size, num_tokens)`.
+            The new memory, float32 with unit rows; the balance loss, a float32 scalar; the write attention
+            `(num_memory_heads, num_memory_slots, batch_size, num_tokens)`, or `None`.
         """
-        batch_size, num_tokens, hidden_size = tokens.shape
-        tokens = tokens.reshape(-1, hidden_size)  # (batch_size * num_tokens, hidden_size)
-        query, key, value = (
-            projection.unflatten(-1, (self.num_heads, self.head_dim)).transpose(0, 1).float()
-            for projection in (
-                self.query_proj(memory.to(tokens.dtype)),
-                self.key_proj(tokens),
-                self.value_proj(tokens),
-            )
-        )  # (num_heads, num_slots or batch_size * num_tokens, head_dim)
+        batch_size, num_tokens, _ = tokens.shape
+        dtype = tokens.dtype
+        queries = self.fold_key_projection(memory, dtype)  # (num_heads, num_slots, hidden_size)
+        tokens = tokens.flatten(0, 1).float()  # (batch_size * num_tokens, hidden_size)
 
         # A moving average of rounded values drifts, and close logits would swap places in the selection:
         # everything between the projections is float32, whatever the model and autocast use.
         with maybe_autocast(device_type=memory.device.type, enabled=False):
-            attended, attention, loads = attend_through_bottleneck(query, key, value, self.bottleneck_size)
-            balance_loss = compute_balance_loss(attention, loads)
-        attended = attended.transpose(0, 1).flatten(1)  # (num_slots, num_heads * head_dim)
-        written = self.dropout(self.output_proj(attended.to(tokens.dtype)).float())
+            attended, attention, kept_tokens = attend_through_bottleneck(queries, tokens, self.bottleneck_size)
+            balance_loss = compute_balance_loss(attention, kept_tokens, len(tokens))
+        values = self.value_proj(attended.to(dtype)).unflatten(-1, (self.num_heads, self.head_dim))
+        # Each head has its own part of the projection.
+        values = values.diagonal(dim1=0, dim2=2).transpose(1, 2).flatten(1)  # (num_slots, num_heads * head_dim)
+        written = self.dropout(self.output_proj(values).float())
         with maybe_autocast(device_type=memory.device.type, enabled=False):
             # deviation: residual and dropout, as in the official code; the paper has LN(Concat W_O) alone.
             written = self.layernorm(memory + written)
@@ -199,7 +288,12 @@ class AiTMemoryWrite(nn.Module):
         if not self.differentiable:
             # deviation: with `differentiable_write=False` the write is detached, as in the official code.
             new_memory = new_memory.detach()
-        return new_memory, balance_loss, attention.unflatten(-1, (batch_size, num_tokens))
+        write_attention = None
+        if output_write_attentions:
+            write_attention = attention.new_zeros(*attention.shape[:2], len(tokens))
+            write_attention = write_attention.scatter(-1, kept_tokens, attention)
+            write_attention = write_attention.unflatten(-1, (batch_size, num_tokens))
+        return new_memory, balance_loss, write_attention
 
 
 class AiTMemoryRetrieval(nn.Module):
@@ -245,7 +339,12 @@ class AiTWorkspace(nn.Module):
         self.retrieve = AiTMemoryRetrieval(config)
 
     def forward(
-        self, memory: torch.Tensor, tokens: torch.Tensor, update_memory: bool = False, output_energies: bool = False
+        self,
+        memory: torch.Tensor,
+        tokens: torch.Tensor,
+        update_memory: bool = False,
+        output_energies: bool = False,
+        output_write_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """
         Write the tokens into the memory, if asked to, and retrieve them from it; changes nothing.
@@ -255,6 +354,7 @@ class AiTWorkspace(nn.Module):
             tokens (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`): The MLP's normed output.
             update_memory (`bool`, *optional*, defaults to `False`): Whether to write before retrieving.
             output_energies (`bool`, *optional*, defaults to `False`): Whether the retrieval computes its energies.
+            output_write_attentions (`bool`, *optional*, defaults to `False`): Whether the write returns its attention.
 
         Returns:
             The retrieved tokens `(batch_size, num_tokens, hidden_size)`; the memory that they were retrieved from,
@@ -262,6 +362,6 @@ class AiTWorkspace(nn.Module):
         """
         balance_loss = None
         if update_memory:
-            memory, balance_loss, _ = self.write(memory, tokens)
+            memory, balance_loss, _ = self.write(memory, tokens, output_write_attentions=output_write_attentions)
         retrieved, _, _ = self.retrieve(memory, tokens, output_energies=output_energies)
         return retrieved, memory, balance_loss

@@ -146,9 +146,11 @@ def check_checkpoint_type(name_or_path: str) -> None:
         )
 
 
-def check_weights(name_or_path: str, model: PreTrainedModel, loading_info: dict[str, Any]) -> None:
+def check_weights(
+    name_or_path: str, model: PreTrainedModel, loading_info: dict[str, Any], is_classifier_new: bool
+) -> None:
     """
-    Check that all weights but the classifier's come from the checkpoint.
+    Check that all weights come from the checkpoint, but for the classifier's if it may be new.
 
     Raises:
         InputError: if some do not, or are not finite; the message has their names.
@@ -164,23 +166,27 @@ def check_weights(name_or_path: str, model: PreTrainedModel, loading_info: dict[
         },
     }
     for fault, names in faults.items():
-        if fault != "weights that are not finite":
+        if is_classifier_new and fault != "weights that are not finite":
             names = {name for name in names if not name.startswith("classifier.")}
         if names:
             listed = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            allowed = "Only the classifier may be new" if is_classifier_new else "No weights may be new"
             raise InputError(
-                f"The checkpoint {name_or_path!r} does not fit, {fault}: {listed}. Only the classifier may be new: "
-                "leave `model_config` as it was in training, or take another checkpoint."
+                f"The checkpoint {name_or_path!r} does not fit, {fault}: {listed}. {allowed}: leave `model_config` as "
+                "it was in training, or take another checkpoint."
             )
 
 
-def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **fields: Any) -> AiTPreTrainedModel:
+def load_checkpoint(
+    name_or_path: str, model_class: type[AiTPreTrainedModel], is_classifier_new: bool = True, **fields: Any
+) -> AiTPreTrainedModel:
     """
     Load an AiT whose weights all come from a checkpoint, but for a classifier of other labels.
 
     Args:
         name_or_path: Hub id or folder.
         model_class: Class to load it with.
+        is_classifier_new: Whether the classifier may be new, as in fine-tuning; its weights are then random.
         fields: Fields of its configuration that differ. Another `image_size` resizes the positions.
 
     Raises:
@@ -194,7 +200,7 @@ def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **
             name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **fields
         )
         model, loading_info = loaded
-        check_weights(name_or_path, model, loading_info)
+        check_weights(name_or_path, model, loading_info, is_classifier_new)
         takes_question = model_class is AiTForRelationalReasoning
         if model_class is not AiTModel and (model.config.question_size is not None) != takes_question:
             raise InputError(

@@ -41,10 +41,22 @@ def test_only_written_memories_make_predictions_depend_on_the_batch(make_model, 
     ("flags", "message"),
     [
         ([], "at least one of `--checkpoints`"),
-        (["--checkpoints", "nowhere", "--dataset_name", "digits"], "'nowhere' is no AiT checkpoint"),
+        (["--checkpoints", "nowhere", "--dataset_name", "digits"], "'nowhere' cannot be loaded"),
         (["--checkpoints", "a", "--batch_sizes", "0", "--dataset_name", "digits"], "batch sizes of at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(flags, message):
     with pytest.raises(InputError, match=message):
         main(flags)
+
+
+def test_checkpoint_without_a_classifier_is_refused(make_model, tmp_path):
+    make_model(image_size=8, num_labels=10).ait.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"missing weights: classifier.bias, .*No weights may be new"):
+        main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "10"])
+
+
+def test_checkpoint_of_other_labels_is_refused(make_model, tmp_path):
+    make_model(image_size=8, num_labels=7).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"7 labels.*10 classes"):
+        main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "10"])

@@ -11,7 +11,7 @@ from examples.baselines import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
-from examples.training.model import build_model, load_checkpoint
+from examples.training.model import build_model, load_checkpoint, make_image_processor
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel
 from modeling_ait.embeddings_ait import interpolate_positions
 from tests.examples.conftest import TINY_MODEL
@@ -237,3 +237,29 @@ def test_missing_image_processor_is_made_anew_and_said(checkpoint, caplog):
     _, processor = build(checkpoint, data=DataArguments(image_mean=[0.4, 0.4, 0.4]))
     assert (list(processor.image_mean), dict(processor.size)) == ([0.4] * 3, {"height": 8, "width": 8})
     assert "has no image processor: a new one is made" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_config": {"memory_update_rate": 5.0}}, "`memory_update_rate` must be between 0 and 1, but got 5.0"),
+        ({"model_config": {"num_channels": 1}}, "`num_channels` is 1"),
+        ({"size": "tiny"}, "'base', 'medium', 'small'.*'tiny'"),
+        ({"model_name_or_path": "./nowhere"}, "nowhere"),
+    ],
+)
+def test_impossible_model_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        build_model(ModelArguments(**arguments), DataArguments(), ["a", "b"], seed=0)
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16)
+    ViTForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"'vit'.*'ait'"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)), DataArguments(), ["a", "b"], seed=0)
+
+
+def test_image_statistics_of_another_length_are_refused():
+    with pytest.raises(InputError, match=r"`image_mean` must have one value per channel \(3\), but got \[0.5\]"):
+        make_image_processor(AiTConfig(), DataArguments(image_mean=[0.5]))

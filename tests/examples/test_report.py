@@ -9,7 +9,7 @@ import pytest
 from examples import report
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 README = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
 RESULTS = REPOSITORY / "examples" / "results"
 
