@@ -6,6 +6,7 @@ Write `RESULTS.md` and its plots from the JSON files under `examples/results/`. 
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from examples.comparison.plots import draw_accuracies
@@ -23,6 +24,8 @@ from examples.comparison.sections import (
 )
 from examples.comparison.statistics import Runs, describe
 from examples.errors import run_script
+from examples.training.results import write_text
+from modeling_ait.saving_ait import stage_files
 
 
 RESULTS = REPOSITORY / "examples" / "results"
@@ -71,8 +74,8 @@ def find_chance(groups: dict[str, Runs], title: str) -> float:
     return 50.0 if title.startswith("Triangle") else 10.0
 
 
-def draw_plots(results: dict[str, dict[str, Any]]) -> None:
-    """The plot of the headline, and one for each file of comparisons."""
+def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Draw the plot of the headline, and one for each file of comparisons, into a folder."""
     headline = {}
     by_file: dict[str, dict] = {}
     for name, path, groups in iterate_comparisons(results):
@@ -81,9 +84,9 @@ def draw_plots(results: dict[str, dict[str, Any]]) -> None:
         by_file.setdefault(name, {})[title] = (groups, chance)
         if {"ait", "ait_no_workspace"} <= groups.keys():
             headline[title] = ({label: groups[label] for label in HEADLINE if label in groups}, chance)
-    draw_accuracies(headline, RESULTS / "headline")
+    draw_accuracies(headline, folder / "headline")
     for name, panels in by_file.items():
-        draw_accuracies(panels, RESULTS / name)
+        draw_accuracies(panels, folder / name)
 
 
 def make_report() -> str:
@@ -120,8 +123,10 @@ def main(argv: list[str] | None = None) -> None:
     argparse.ArgumentParser(
         prog="python -m examples.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(argv)
-    REPORT.write_text(make_report(), encoding="utf-8")
-    draw_plots(read_results())
+    # All is made before anything is replaced.
+    with stage_files(RESULTS) as staging:
+        draw_plots(read_results(), Path(staging))
+        write_text(REPORT, make_report())
     print(f"Written: {REPORT.name}, and the plots under {RESULTS.relative_to(REPOSITORY).as_posix()}/.")
 
 

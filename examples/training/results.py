@@ -32,11 +32,15 @@ EXAMPLE_IMAGE = "example.png"
 HIDDEN = "HIDDEN"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step: a write that fails leaves an existing file as it was."""
-    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: a write that fails leaves an existing file as it was."""
     with stage_files(path.parent) as staging:
         Path(staging, path.name).write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one step: a write that fails leaves an existing file as it was."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def describe_command(module: str) -> str:
