@@ -170,14 +170,23 @@ def test_finished_run_is_pushed_on_request(finished, tmp_path, monkeypatch):
     assert pushed == [str(folder)]
 
 
-@pytest.mark.parametrize("kill_at", [None, 3, 5], ids=["whole", "in the middle", "near the end"])
-def test_best_model_is_reported_whatever_was_killed_and_moved(kill_at, tmp_path, monkeypatch):
-    """The accuracy falls: the best is the first, and a run that goes on must still have it."""
+@pytest.mark.parametrize("save_steps", [1, 3])
+@pytest.mark.parametrize("kill_at", [None, 5], ids=["whole", "stopped"])
+def test_best_model_is_reported_whatever_was_stopped_and_moved(kill_at, save_steps, tmp_path, monkeypatch):
+    """The accuracy falls again: the best is not the last, and a run that goes on must still have it."""
     flags = {
-        **{"max_steps": 6, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1},
+        **{
+            "max_steps": 6,
+            "save_strategy": "steps",
+            "save_steps": save_steps,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+        },
         **{"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_total_limit": 1},
     }
-    accuracies = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
+    # At steps that are not saved too, and again when it is reported. A run that goes on has the fourth twice.
+    repeated = [0.4] if kill_at and save_steps == 3 else []
+    accuracies = iter([0.5, 0.6, 0.5, 0.4, *repeated, 0.3, 0.2, 0.1])
     monkeypatch.setattr(image_classification, "compute_metrics", lambda prediction: {"accuracy": next(accuracies)})
     first = tmp_path / "first"
     if kill_at is not None:
@@ -193,9 +202,14 @@ def test_best_model_is_reported_whatever_was_killed_and_moved(kill_at, tmp_path,
         # It is gone on with somewhere else.
         shutil.move(first, first := tmp_path / "second")
     image_classification.main(make_tiny_flags(first, **flags))
-    best = shutil.copytree(first / "checkpoint-1", tmp_path / "best")
-    assert_same_weights(first, best)
-    assert {path.name for path in first.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-6"}
+    kept = {path.name for path in first.glob("checkpoint-*")}
+    if save_steps == 1:
+        assert kept == {"checkpoint-2", "checkpoint-6"}
+        assert_same_weights(first, first / "checkpoint-2")
+    else:
+        # The best of all was not saved, and no saved one was the best at its time: transformers takes the last.
+        assert kept == {"checkpoint-6"}
+        assert_same_weights(first, first / "checkpoint-6")
 
 
 def test_checkpoints_of_the_model_alone_are_not_gone_on_from(tmp_path):
