@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from examples.baselines import build_architecture, count_parameters
+from examples.baselines.build import build_architecture, count_parameters
 from examples.comparison.plan import Setting, Variant, make_config, merge_model_config
 from examples.data.catalog import IMAGE_CLASSIFICATION, Benchmark
 from examples.data.sort_of_clevr import QUESTION_SIZE

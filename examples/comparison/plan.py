@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from examples.comparison.ablations import ABLATIONS
 from examples.data.catalog import IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
@@ -13,22 +14,6 @@ from modeling_ait import AiTConfig
 from modeling_ait.configuration_ait import PAPER_SIZES
 
 
-# Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "no_balance_loss": {"model_config": {"balance_loss_coef": 0.0}},
-    "no_bottleneck": {"model_config": {"bottleneck_size": None}},
-    "no_memory": {"model_config": {"num_memory_slots": 0}},
-    "detached_write": {"model_config": {"differentiable_write": False}},
-    "reset_memory": {"reset_memory": True},
-    "no_positions": {"model_config": {"position_embedding_type": "none"}},
-    "differentiable_write": {"model_config": {"differentiable_write": True}},
-    "learned_positions": {"model_config": {"position_embedding_type": "learned"}},
-    "mean_pooling": {"model_config": {"pooling": "mean"}},
-    "flatten_pooling": {"model_config": {"pooling": "flatten"}},
-    "cls_pooling": {"model_config": {"pooling": "cls"}},
-    **{f"beta_{beta:g}": {"model_config": {"hopfield_beta": beta}} for beta in (0.1, 0.5, 2.0, 5.0)},
-    **{f"slots_{slots}": {"model_config": {"num_memory_slots": slots}} for slots in (8, 16, 64, 128)},
-}
 # What the comparison itself sets: passed on, they would change a run but not its label.
 OWN_FLAGS = (
     "architecture",

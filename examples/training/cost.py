@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from examples.errors import InputError
 from modeling_ait import AiTPreTrainedModel
 
 
@@ -37,6 +39,14 @@ class CostSetting:
     device: str = "cpu"
     use_bf16: bool = False
     seed: int = 0
+
+
+def check_device(device: str) -> None:
+    """Raise an `InputError` for a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f"There is no device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def make_inputs(model: PreTrainedModel, setting: CostSetting) -> dict[str, torch.Tensor]:
@@ -88,7 +98,7 @@ def time_rounds(
         for _ in range(3):
             step()
     seconds: dict[str, list[float]] = {name: [] for name in builders}
-    for round_index in range(num_rounds):
+    for round_index in tqdm(range(num_rounds), desc=mode, unit="round", leave=False, disable=None):
         # The order alternates, because the first of a round finds other caches than the last.
         for name in builders if round_index % 2 else reversed(list(builders)):
             start = time.perf_counter()

@@ -17,10 +17,10 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
-from examples.training.arguments import ModelArguments
+from examples.training.arguments import ModelArguments, check_arguments, check_problem_type
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
 
 
@@ -118,6 +118,13 @@ def load_image_processor(
             overrides |= {name: {"height": height, "width": width} for name in sizes}
         processor = ViTImageProcessorPil.from_pretrained(name_or_path, **overrides)
         check_statistics({name: getattr(processor, name) for name in ("image_mean", "image_std")}, config.num_channels)
+        size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+        made = tuple((size or {}).get(name) for name in ("height", "width"))
+        if None not in made and made != tuple(config.image_shape):
+            raise ValueError(
+                f"it makes images of {made[0]} x {made[1]} pixels, but the model takes {config.image_shape[0]} x "
+                f"{config.image_shape[1]}."
+            )
     except LOADING_ERRORS as error:
         raise InputError(
             f"The image processor of {name_or_path!r} ({IMAGE_PROCESSOR_NAME}) cannot be used: "
@@ -134,8 +141,22 @@ def check_checkpoint_type(name_or_path: str) -> None:
         OSError: if it has no configuration that can be read.
         InputError: if its configuration is of another model, or of none.
     """
-    if Path(name_or_path).is_dir() and not (Path(name_or_path) / CONFIG_NAME).is_file():
+    path = Path(name_or_path)
+    if path.is_file():
+        raise InputError(f"{name_or_path!r} is a file. Give the folder of a checkpoint, or a Hub id.")
+    if not path.exists() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
+        raise InputError(f"There is no folder {name_or_path!r}. Give the folder of a checkpoint, or a Hub id.")
+    if path.is_dir() and not (path / CONFIG_NAME).is_file():
         raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.")
+    if path.is_dir():
+        try:
+            is_mapping = isinstance(json.loads((path / CONFIG_NAME).read_text(encoding="utf-8")), dict)
+        except ValueError:
+            is_mapping = False
+        if not is_mapping:
+            raise InputError(
+                f"{str(path / CONFIG_NAME)!r} is no JSON mapping of fields. Restore it, or take another checkpoint."
+            )
     saved, _ = PreTrainedConfig.get_config_dict(name_or_path)
     model_type, architectures = saved.get("model_type"), saved.get("architectures") or []
     known = [model_class.__name__ for model_class in MODEL_CLASSES]
@@ -159,14 +180,19 @@ def check_weights(
         "missing weights": set(loading_info["missing_keys"]),
         "unknown weights": set(loading_info["unexpected_keys"]),
         "weights of another shape": {name for name, *_ in loading_info["mismatched_keys"]},
-        "weights that are not finite": {
-            name
-            for name, tensor in model.state_dict().items()
-            if tensor.is_floating_point() and not tensor.isfinite().all()
-        },
     }
+    broken = sorted(
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    )
+    if broken:
+        raise InputError(
+            f"The checkpoint {name_or_path!r} holds weights that are not finite: {', '.join(broken[:5])}. Its training "
+            "diverged: take an older checkpoint, or train again with a lower `--learning_rate`."
+        )
     for fault, names in faults.items():
-        if is_classifier_new and fault != "weights that are not finite":
+        if is_classifier_new:
             names = {name for name in names if not name.startswith("classifier.")}
         if names:
             listed = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -200,6 +226,8 @@ def load_checkpoint(
             name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **fields
         )
         model, loading_info = loaded
+        # Fields that differ were set one by one; together they may not fit.
+        type(model.config).from_dict(model.config.to_dict())
         check_weights(name_or_path, model, loading_info, is_classifier_new)
         takes_question = model_class is AiTForRelationalReasoning
         if model_class is not AiTModel and (model.config.question_size is not None) != takes_question:
@@ -233,34 +261,6 @@ def build_from_scratch(arguments: ModelArguments, fields: dict[str, Any]) -> tup
         arguments.match_parameters,
     )
     return config, model
-
-
-def check_arguments(arguments: ModelArguments, fields: dict[str, Any]) -> None:
-    """
-    Check what the configuration itself does not know.
-
-    Raises:
-        InputError: for a field that the scripts cannot train with, or arguments that exclude each other.
-    """
-    if fields.get("num_channels", 3) != 3:
-        raise InputError(
-            f"`num_channels` is {fields['num_channels']}, but this script turns every image into RGB: leave it at 3."
-        )
-    if arguments.reset_memory and arguments.architecture != "ait":
-        raise InputError(f"`reset_memory` needs the architecture 'ait', but got {arguments.architecture!r}.")
-    if arguments.model_name_or_path is not None and arguments.size is not None:
-        raise InputError("Give `size` or `model_name_or_path`, not both: a checkpoint has its size.")
-    if arguments.model_name_or_path is not None and arguments.architecture != "ait":
-        raise InputError("Give `architecture` or `model_name_or_path`, not both: a checkpoint is an AiT.")
-
-
-def check_problem_type(problem_type: str | None) -> None:
-    """Raise an `InputError` for a loss that takes other labels than one class per image."""
-    if problem_type not in (None, "single_label_classification"):
-        raise InputError(
-            f"`problem_type` is {problem_type!r}, but every image here has one label: use "
-            "'single_label_classification', for instance by `model_config`, or leave it out."
-        )
 
 
 def build_model(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPil
 
-from examples.baselines import count_parameters
+from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
@@ -146,6 +146,9 @@ def report_run(
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:
         return
+    if not is_classifier:
+        # Of a model that stood here before.
+        (output_dir / "README.md").unlink(missing_ok=True)
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
     print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
     if not is_classifier:

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
@@ -29,6 +31,7 @@ from examples.training.checkpoints import (
     seal_checkpoint,
 )
 from examples.training.model import flatten_message
+from examples.training.progress import LinePerEpochCallback, RunningMean
 
 
 class EpochCallback(TrainerCallback):
@@ -88,12 +91,15 @@ class AiTTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # The Trainer would drop the oldest checkpoints before the new one is complete, and those of others.
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.running_loss = RunningMean()
         self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            self.running_loss.add(loss)
         balance_loss = outputs.get("balance_loss")
         if balance_loss is not None:
             weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
@@ -147,6 +153,7 @@ def train(
     training: TrainingArguments,
     metrics_of: Callable[[EvalPrediction], dict[str, float]],
     checkpoint: Path | None,
+    verbose: bool = False,
 ) -> tuple[AiTTrainer, dict[str, Any]]:
     """
     Train, or go on from a checkpoint of an unfinished run, and evaluate.
@@ -155,22 +162,33 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in ("loss", "accuracy"):
+        raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
+    # Without an accelerator it does nothing but warn, once for every loader.
+    training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
     if checkpoint is not None:
         callbacks.append(BestCheckpointCallback(checkpoint))
-    trainer = AiTTrainer(
-        model=model,
-        args=training,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=processor,
-        compute_metrics=metrics_of,
-        callbacks=callbacks,
-    )
+    try:
+        trainer = AiTTrainer(
+            model=model,
+            args=training,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            compute_metrics=metrics_of,
+            callbacks=callbacks,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(LinePerEpochCallback(trainer.running_loss, verbose))
     start, first_step = time.perf_counter(), 0
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.compare import main, make_table
 from examples.comparison import costs as costs_module
 from examples.comparison.costs import make_builders, measure_costs
@@ -138,14 +138,16 @@ def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, m
     content = json.loads(results_file.read_text()) | {"costs": {"measured": {}}}
     results_file.write_text(json.dumps(content))
 
-    def fail(results):
-        raise RuntimeError("stopped")
+    calls = []
+
+    def fail_at_the_end(runs):
+        calls.append(runs)
+        if len(calls) > 1:
+            raise RuntimeError("stopped")
+        return []
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
-        summarized = []
-        patch.setattr(
-            "examples.compare.summarize", lambda runs: fail(runs) if summarized else summarized.append(runs) or []
-        )
+        patch.setattr("examples.comparison.statistics.summarize", fail_at_the_end)
         main([*command, "--seeds", "0", "1"])
     assert json.loads(results_file.read_text()) == content
     main([*command, "--seeds", "0", "1"])
@@ -177,7 +179,10 @@ def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
             ["RECIPE", "--architectures", "resnet"],
             "no architecture 'resnet'. Known: ait, ait_no_workspace, ait_no_workspace_wide_mlp",
         ),
-        (["RECIPE", "--ablations", "no_memry"], "no ablation 'no_memry'. Known: no_balance_loss"),
+        (
+            ["RECIPE", "--ablations", "no_memry"],
+            r"no ablation 'no_memry'. Did you mean 'no_memory'\? Known: no_balance_loss",
+        ),
         (["RECIPE", "--seeds", "1", "1"], "must differ"),
         (["RECIPE", "--architectures", "ait", "ait"], "must differ"),
         (["RECIPE", "RECIPE"], "must differ"),

@@ -110,7 +110,7 @@ def test_finished_run_is_told_and_not_repeated(script, make_flags, tmp_path, cap
     accuracy = f"{100 * read_results(folder)['accuracy']:.2f} %"
     capsys.readouterr()
     # Nothing is loaded or built for it.
-    monkeypatch.setattr(script, "load_image_data", None)
+    monkeypatch.setattr("examples.data.loading.load_image_data", None)
     script.main(make_flags(folder))
     printed = capsys.readouterr().out
     assert "holds this run, finished" in printed and accuracy in printed
@@ -133,7 +133,7 @@ def test_finished_run_with_other_arguments_is_kept_until_the_new_one_is_complete
         script.main(make_flags(folder, seed=7))
     assert_same_weights(folder, first)
     with monkeypatch.context() as patch:
-        patch.setattr(script, "report_run", fail)
+        patch.setattr("examples.training.results.report_run", fail)
         with pytest.raises(RuntimeError, match="stopped"):
             script.main(make_flags(folder, seed=7, restart=True))
     assert AiTForImageClassification.from_pretrained(folder)
@@ -176,7 +176,7 @@ def test_damaged_checkpoint_is_passed_over_and_kept(script, make_flags, tmp_path
     flags = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
     script.main(make_flags(whole, **flags))
     with monkeypatch.context() as patch:
-        patch.setattr(script, "report_run", fail)
+        patch.setattr("examples.training.results.report_run", fail)
         with pytest.raises(RuntimeError, match="stopped"):
             script.main(make_flags(folder, **flags))
     newest = folder / "checkpoint-4"
@@ -235,11 +235,12 @@ def test_killed_run_resumes_bit_for_bit(script, make_flags, tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
+import examples.training.results
 import {script.__name__} as script
 def hang(*args, **kwargs):
     Path(sys.argv[1]).touch()
     time.sleep(600)
-script.report_run = hang
+examples.training.results.report_run = hang
 script.main(sys.argv[2:])
 """
     marker = tmp_path / "reached"
@@ -406,7 +407,8 @@ def test_training_option_does_what_it_says(flags, low, high, make_flags, tmp_pat
 
 
 def test_mistake_is_one_line_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "examples.image_classification", "--dataset_name", str(tmp_path / "nowhere")]
+    flags = ["--dataset_name", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "examples.image_classification", *flags]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: There is no folder")

@@ -229,7 +229,7 @@ INTEGER, TEXT, NAMED = datasets.Value("int64"), datasets.Value("string"), datase
         (TEXT, ["a", "b"], ["c"] * 9, r"^Rows 0, 1, 2, 3, 4 and 4 more of the evaluation split have the label 'c'"),
         (NAMED, [0, 1], [-1, 0, -1], r"^Rows 0, 2 of the evaluation split have the label -1 .*there is none"),
         (NAMED, [0, 1, None], [0], r"^Row 2 of the training split has the label None"),
-        (datasets.Value("float64"), [0.5, 1.0], [0.5], r"holds float values, but classes must be integers or strings"),
+        (datasets.Value("float64"), [0.5, 1.0], [0.5], r"of type float, but classes must be integers or strings"),
     ],
 )
 def test_labels_without_a_class_are_refused(feature, train, test, message, tmp_path):

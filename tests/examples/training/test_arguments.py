@@ -104,10 +104,10 @@ def test_flags_override_the_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat: 1", r"unknown key 'learning_rat'. Did you mean 'learning_rate'\? Known keys: .*seed"),
+        ("learning_rat: 1", r"unknown key 'learning_rat'. Did you mean 'learning_rate'\? `--help` and"),
         ("model_config: {hiden_size: 3}", r"unknown key 'hiden_size'. Did you mean 'hidden_size'"),
-        ("model_config: 3", "must be a mapping"),
-        ("- a list", "must be a mapping of arguments, but is a list"),
+        ("model_config: 3", "`model_config` 3, but it takes a mapping"),
+        ("- a list", "must be a mapping of arguments, such as `seed: 0`, but is a list"),
         ("a: [", "not valid YAML"),
     ],
 )

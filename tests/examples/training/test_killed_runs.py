@@ -13,7 +13,9 @@ import torch
 import transformers.modeling_utils
 
 from examples import image_classification, image_classification_accelerate
+from examples.data import loading
 from examples.training import checkpoints, results, run_folder, trainer
+from examples.training import loop as explicit_loop
 from modeling_ait import AiTForImageClassification
 from tests.examples.conftest import make_tiny_flags
 from tests.examples.helpers import assert_same_weights, get_context, read_results
@@ -71,12 +73,11 @@ def remove_one_file(folder, rmtree=shutil.rmtree, **options):
 
 def set_kill_point(point: str, loop: str) -> None:
     """Patch this process so that it kills itself."""
-    script = SCRIPTS[loop]
-    saving = trainer if loop == "trainer" else script
+    saving = trainer if loop == "trainer" else explicit_loop
     if point == "start":
-        script.load_image_data = kill
+        loading.load_image_data = kill
     elif point == "prepared":
-        script.prepare_output_folder = kill_after(script.prepare_output_folder)
+        run_folder.prepare_output_folder = kill_after(run_folder.prepare_output_folder)
     elif point == "old results aside":
         run_folder.clear_place = run_folder.write_json = kill
     elif point == "first step":
@@ -91,9 +92,9 @@ def set_kill_point(point: str, loop: str) -> None:
     elif point == "dropping an old checkpoint":
         checkpoints.shutil.rmtree = remove_one_file
     elif point == "last step":
-        script.report_run = kill
+        results.report_run = kill
     elif point == "half of the model":
-        script.report_run = functools.partial(report_with_half_a_model, script.report_run)
+        results.report_run = functools.partial(report_with_half_a_model, results.report_run)
     elif point == "between save and report":
         results.write_model_card = kill
     elif point == "one file moved":

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
-from examples.training.model import build_model, load_checkpoint, make_image_processor
+from examples.training.model import build_model, check_statistics, load_checkpoint, make_image_processor
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel
 from modeling_ait.embeddings_ait import interpolate_positions
 from tests.examples.conftest import TINY_MODEL
@@ -263,3 +263,34 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 def test_image_statistics_of_another_length_are_refused():
     with pytest.raises(InputError, match=r"`image_mean` must have one value per channel \(3\), but got \[0.5\]"):
         make_image_processor(AiTConfig(), DataArguments(image_mean=[0.5]))
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("9", "1")])
+def test_labels_are_named_both_ways(names):
+    model, _ = build_model(ModelArguments(model_config=TINY_MODEL), DataArguments(), list(names), seed=0)
+    assert model.config.id2label == dict(enumerate(names))
+    assert model.config.label2id == {name: index for index, name in enumerate(names)}
+
+
+def test_seed_decides_the_initial_weights():
+    arguments = ModelArguments(model_config=TINY_MODEL)
+    one, same, other = (
+        build_model(arguments, DataArguments(), ["a", "b"], seed=seed)[0].classifier.weight for seed in (3, 3, 4)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        ({"image_std": [0.5, 0.0, 0.5]}, "`image_std` must have positive numbers only"),
+        ({"image_std": [0.5, -0.5, 0.5]}, "`image_std` must have positive numbers only"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "`image_mean` must have finite numbers only"),
+        ({"image_mean": [0.5, 0.5]}, r"`image_mean` must have one value per channel \(3\)"),
+    ],
+)
+def test_image_statistics_that_cannot_work_are_refused(statistics, message):
+    with pytest.raises(InputError, match=message):
+        check_statistics(statistics, 3)
+    check_statistics({"image_mean": [0.0, -1.0, 2], "image_std": [0.1, 1, 2.0]}, 3)
+    check_statistics({"image_mean": None, "image_std": None}, 3)

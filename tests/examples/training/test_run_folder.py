@@ -11,8 +11,9 @@ import torch
 import transformers
 
 from examples import image_classification, image_classification_accelerate
+from examples.data import loading
 from examples.errors import InputError
-from examples.training import run_folder
+from examples.training import metrics, publishing, run_folder
 from modeling_ait import AiTForImageClassification
 from tests.examples.conftest import make_tiny_flags
 from tests.examples.helpers import assert_same_weights, get_context, read_results
@@ -163,7 +164,7 @@ def test_finished_run_is_pushed_on_request(finished, tmp_path, monkeypatch):
     """As when it was killed between its report and the push."""
     script, folder = finished
     pushed = []
-    monkeypatch.setattr(script, "push_folder", lambda training: pushed.append(str(training.output_dir)))
+    monkeypatch.setattr(publishing, "push_folder", lambda training: pushed.append(str(training.output_dir)))
     script.main(make_tiny_flags(folder, **SAVING))
     assert not pushed
     script.main(make_tiny_flags(folder, **SAVING, push_to_hub=True, hub_model_id="user/model"))
@@ -175,19 +176,19 @@ def test_finished_run_is_pushed_on_request(finished, tmp_path, monkeypatch):
 def test_best_model_is_reported_whatever_was_stopped_and_moved(kill_at, save_steps, tmp_path, monkeypatch):
     """The accuracy falls again: the best is not the last, and a run that goes on must still have it."""
     flags = {
-        **{
-            "max_steps": 6,
-            "save_strategy": "steps",
-            "save_steps": save_steps,
-            "eval_strategy": "steps",
-            "eval_steps": 1,
-        },
-        **{"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_total_limit": 1},
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": save_steps,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "accuracy",
+        "save_total_limit": 1,
     }
     # At steps that are not saved too, and again when it is reported. A run that goes on has the fourth twice.
     repeated = [0.4] if kill_at and save_steps == 3 else []
     accuracies = iter([0.5, 0.6, 0.5, 0.4, *repeated, 0.3, 0.2, 0.1])
-    monkeypatch.setattr(image_classification, "compute_metrics", lambda prediction: {"accuracy": next(accuracies)})
+    monkeypatch.setattr(metrics, "compute_metrics", lambda prediction: {"accuracy": next(accuracies)})
     first = tmp_path / "first"
     if kill_at is not None:
         with monkeypatch.context() as patch:
@@ -225,7 +226,7 @@ def test_checkpoints_of_the_model_alone_are_not_gone_on_from(tmp_path):
 
 def hold_folder(loop, flags, ready):
     """Run a script up to its data, with a process of its own beside it, and wait there."""
-    SCRIPTS[loop].load_image_data = lambda arguments: wait_beside_a_child(ready)
+    loading.load_image_data = lambda arguments: wait_beside_a_child(ready)
     SCRIPTS[loop].main(flags)
 
 
