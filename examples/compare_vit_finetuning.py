@@ -140,8 +140,8 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import ViTImageProcessorPil
 
     from examples.data.loading import load_image_data
-    from examples.training.progress import quieten_libraries
     from examples.training.checkpoints import read_json
+    from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 
     quieten_libraries(verbose=False)
