@@ -343,7 +343,7 @@ def test_any_part_of_a_model_in_the_output_folder_is_kept(tmp_path, name):
     (tmp_path / "notes.txt").write_text("x")
     refuse_existing_model(tmp_path, overwrite=False)
     (tmp_path / name).write_text("x")
-    with pytest.raises(ConversionError, match="holds a model already"):
+    with pytest.raises(ConversionError, match=rf"holds {name} already\. Say `--overwrite`"):
         refuse_existing_model(tmp_path, overwrite=False)
     refuse_existing_model(tmp_path, overwrite=True)
     with pytest.raises(ConversionError, match="is a file, not a folder"):
