@@ -21,7 +21,7 @@ from examples.training.checkpoints import claim_checkpoint, clear_place, drop_ol
 from examples.training.metrics import Accuracy
 from examples.training.model import LOADING_ERRORS, flatten_message
 from examples.training.progress import Progress, RunningMean
-from examples.training.results import write_json
+from examples.training.results import refuse_divergence, write_json
 
 
 PROGRESS_FILE = "progress.json"
@@ -53,6 +53,7 @@ def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[s
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
     """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
+    refuse_divergence("loss_sum", progress["loss_sum"])
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
         claim_checkpoint(staging, "accelerate")

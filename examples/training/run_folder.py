@@ -18,8 +18,9 @@ from examples.errors import InputError
 from examples.training.checkpoints import (
     CLAIM_FILE,
     clear_place,
+    find_best,
     find_checkpoint,
-    find_damage,
+    find_obstacle,
     is_of_these_scripts,
     list_checkpoints,
     read_json,
@@ -225,7 +226,7 @@ def prepare_output_folder(
     def prepare() -> Path | None:
         sweep_leftovers(output_dir)
         if given is not None:
-            damage = find_damage(given) if given.is_dir() else "there is no such folder"
+            damage = find_obstacle(given, training) if given.is_dir() else "there is no such folder"
             if damage is None and read_json(given / CLAIM_FILE).get("loop", loop) != loop:
                 damage = "it is of the other training script"
             if damage is not None:
@@ -237,8 +238,9 @@ def prepare_output_folder(
         # In this order: whenever this is cut off, the arguments are those of the checkpoints, and nothing is finished.
         if (output_dir / RESULTS_FILE).exists():
             os.replace(output_dir / RESULTS_FILE, output_dir / PREVIOUS_RESULTS_FILE)
+        kept = {path.resolve() for path in (given, find_best(given)) if path} if given else set()
         for folder in list_checkpoints(output_dir) if restart else ():
-            if given is None or folder.resolve() != given.resolve():
+            if folder.resolve() not in kept:
                 clear_place(folder)
         write_json(output_dir / ARGUMENTS_FILE, describe_run(training, arguments, loop))
         return checkpoint
