@@ -206,7 +206,6 @@ def run_loop(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
-    train_dataset = loaders[0].dataset
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
     steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
@@ -221,7 +220,7 @@ def run_loop(
     use_bar, is_shown = not training.disable_tqdm, accelerator.is_main_process
     shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), use_bar, is_shown, verbose)
     while step < num_steps:
-        train_dataset.set_epoch(epoch)
+        loaders[0].dataset.set_epoch(epoch)
         if reset_memory and num_batches == 0:
             accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader
