@@ -44,6 +44,29 @@ def check_images(
     return pixel_values
 
 
+def flatten_labels(labels: torch.Tensor, question: torch.Tensor | None, batch_size: int) -> tuple[torch.Tensor, int]:
+    """
+    Return the labels with one row for each sample or, of images with several questions each, for each question.
+
+    Args:
+        labels: Labels `(batch_size, ...)`, or `(batch_size, num_questions, ...)`.
+        question: The questions, if any, `(batch_size[, num_questions], question_size)`.
+        batch_size: Number of images.
+
+    Returns:
+        The labels, and how many of them there must be.
+
+    Raises:
+        `ValueError`: for labels that are not one for each of several questions.
+    """
+    if not isinstance(question, torch.Tensor) or question.dim() != 3:
+        return labels, batch_size
+    if not isinstance(labels, torch.Tensor) or labels.shape[:2] != question.shape[:2]:
+        given = f"{tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+        raise ValueError(f"`labels` must have the shape {tuple(question.shape[:2])}, as `question`, but got {given}.")
+    return labels.flatten(0, 1), question.shape[0] * question.shape[1]
+
+
 def check_labels(labels: torch.Tensor, batch_size: int, config: AiTConfig) -> torch.Tensor:
     """
     Return the labels as the loss takes them, or raise a `ValueError` that says what was given and allowed.

@@ -118,7 +118,7 @@ def load_image_processor(
             overrides |= {name: {"height": height, "width": width} for name in sizes}
         processor = ViTImageProcessorPil.from_pretrained(name_or_path, **overrides)
         check_statistics({name: getattr(processor, name) for name in ("image_mean", "image_std")}, config.num_channels)
-        size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+        size = getattr(processor, "crop_size" if getattr(processor, "do_center_crop", False) else "size")
         made = tuple((size or {}).get(name) for name in ("height", "width"))
         if None not in made and made != tuple(config.image_shape):
             raise ValueError(
@@ -188,8 +188,8 @@ def check_weights(
     )
     if broken:
         raise InputError(
-            f"The checkpoint {name_or_path!r} holds weights that are not finite: {', '.join(broken[:5])}. Its training "
-            "diverged: take an older checkpoint, or train again with a lower `--learning_rate`."
+            f"The checkpoint {name_or_path!r} holds weights that are not finite: {', '.join(broken[:5])}. Its "
+            "training diverged: take an older checkpoint, or train again with a lower `--learning_rate`."
         )
     for fault, names in faults.items():
         if is_classifier_new:

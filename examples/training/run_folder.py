@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,14 @@ def lock_output_folder(training: TrainingArguments) -> Iterator[None]:
     """
     Make the output folder and hold it for this run alone; of several processes the first does so for all.
 
+    A folder that was made for a run that ends with nothing in it is removed again.
+
     Raises:
         InputError: if the folder cannot be made, or another run works in it.
     """
     output_dir = Path(str(training.output_dir))
     lock = FileLock(output_dir / LOCK_FILE)
+    is_new = not output_dir.exists()
 
     def acquire() -> None:
         if output_dir.exists() and not output_dir.is_dir():
@@ -101,6 +104,11 @@ def lock_output_folder(training: TrainingArguments) -> Iterator[None]:
     try:
         yield
     finally:
+        if is_new and lock.is_locked and [path.name for path in output_dir.iterdir()] == [LOCK_FILE]:
+            # Another run may come in between: then the folder is not empty and stays.
+            with suppress(OSError):
+                (output_dir / LOCK_FILE).unlink()
+                output_dir.rmdir()
         lock.release()
 
 
