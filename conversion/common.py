@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import ViTImageProcessorPil
 
 from examples.errors import InputError
+from examples.sharing import escape_markdown, list_files_to_push, quote_python, redact
 from modeling_ait import AiTPreTrainedModel
 from modeling_ait.saving_ait import stage_files
 
@@ -129,18 +130,29 @@ def save_converted(
     output_dir.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
+    name = push_to_hub or output_dir.resolve().name
     card = ModelCard.from_template(
         ModelCardData(library_name="transformers", license="apache-2.0", tags=["ait", "custom_code"]),
         template_path=str(CARD_TEMPLATE),
-        name=push_to_hub or output_dir.resolve().name,
+        title=escape_markdown(name),
+        model_id=quote_python(name),
         class_name=type(model).__name__,
         config=model.config,
-        source=source,
+        source=escape_markdown(source),
         command=command,
     )
+    card.content = redact(card.content)
     with stage_files(output_dir) as staging:
         card.save(Path(staging, "README.md"))
     if push_to_hub is not None:
-        api = HfApi()
-        repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
-        api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), ignore_patterns=[".save-*"])
+        try:
+            api = HfApi()
+            repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
+            files = list_files_to_push(output_dir)
+            api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), allow_patterns=files)
+        except Exception as error:
+            # Which exception tells a wrong token, a taken name or a missing network changes between versions.
+            raise ConversionError(
+                f"The model is saved in {str(output_dir)!r}, but could not be pushed to {push_to_hub!r} "
+                f"({type(error).__name__}: {' '.join(str(error).split())})."
+            ) from error

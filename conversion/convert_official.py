@@ -10,7 +10,6 @@ them; the model with a question (Sort-of-CLEVR) is recognised and becomes an `Ai
 import argparse
 import math
 import pickle
-import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +29,7 @@ from conversion.common import (
     save_converted,
 )
 from examples.errors import run_script
+from examples.sharing import join_command
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
         image_std=options.image_std or (CIFAR_STD if is_image_model else [1.0] * 3),
         do_convert_rgb=True,
     )
-    command = shlex.join(["python", "-m", "conversion.convert_official", *(sys.argv[1:] if argv is None else argv)])
+    command = join_command(["python", "-m", "conversion.convert_official", *(sys.argv[1:] if argv is None else argv)])
     save_converted(
         model, processor, options.output_dir, "a checkpoint of the official AiT code", command, options.push_to_hub
     )

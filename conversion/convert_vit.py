@@ -8,7 +8,6 @@ until the first training step. Classifiers become `AiTForImageClassification`, e
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +36,7 @@ from conversion.common import (
     save_converted,
 )
 from examples.errors import run_script
+from examples.sharing import join_command
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
 
 
@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> None:
         height, width = model.config.image_shape
         processor = ViTImageProcessorPil(size={"height": height, "width": width})
     fit_positions(model, processor)
-    command = shlex.join(["python", "-m", "conversion.convert_vit", *(sys.argv[1:] if argv is None else argv)])
+    command = join_command(["python", "-m", "conversion.convert_vit", *(sys.argv[1:] if argv is None else argv)])
     save_converted(model, processor, options.output_dir, Path(options.model).name, command, options.push_to_hub)
     print(f"Saved {type(model).__name__} in {options.output_dir}.")
 

@@ -32,6 +32,7 @@ from examples.comparison.statistics import describe, group_runs, name_setting, s
 from examples.data.arguments import HelpFormatter
 from examples.data.catalog import BENCHMARKS
 from examples.errors import InputError, run_script
+from examples.sharing import escape_markdown, take_hub_token
 from examples.training.arguments import read_recipe
 from examples.training.cost import CostSetting
 from examples.training.results import describe_command, describe_setting, write_json
@@ -100,7 +101,7 @@ def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, 
         for label, members in groups.items():
             recipe, *chosen = setting.split(" ")
             cells = [
-                " ".join([Path(recipe).stem, *chosen]),
+                escape_markdown(" ".join([Path(recipe).stem, *chosen])),
                 label,
                 describe([score(run) for run in members]),
                 str(len(members)),
@@ -137,6 +138,8 @@ def main(argv: list[str] | None = None) -> None:
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
+    # The runs inherit the token, which their command lines and results must not hold.
+    argv = take_hub_token(argv)
     arguments, passed_on = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     arguments.recipes += recipes
     check_arguments(arguments, passed_on)

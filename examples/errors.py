@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from examples.sharing import redact_output
+
 
 class InputError(ValueError):
     """A mistake of the caller's, with a message that needs no traceback."""
@@ -26,6 +28,7 @@ def refuse_unknown_keys(given: dict[str, Any], known: set[str], where: str) -> N
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script; a mistake of the caller, Ctrl-C or a full disk ends it with one line instead of a traceback."""
+    redact_output()
     try:
         main()
     except InputError as error:

@@ -161,7 +161,7 @@ def test_configuration_of_a_huge_model_warns(make_config, monkeypatch, field):
     monkeypatch.setattr(configuration_ait.logger, "warning_once", messages.append)
     make_config()
     assert not messages
-    make_config(**{field: 2**31 - 1})
+    make_config(**{field: 2**31 - 2})
     assert "GiB in float32 (from 32 GiB on" in messages[0]
 
 

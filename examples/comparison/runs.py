@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from examples.comparison.plan import Run
 from examples.errors import InputError
+from examples.sharing import join_command, redact
 from examples.training.results import RESULTS_FILE
 
 
@@ -40,14 +40,16 @@ def read_run(run: Run) -> dict[str, Any]:
         InputError: if its folder holds a run of another command, or of the recipe as it was before a change.
     """
     results = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    command = shlex.join(run.command)
+    command = join_command(run.command)
     if results["command"] != command:
         raise InputError(
             f"{run.folder} holds the results of another command:\n  {results['command']}\nnot of\n  {command}\n"
             "Remove it or name another `--output_dir`."
         )
     copy = copy_of_recipe(run)
-    if not copy.exists() or copy.read_text(encoding="utf-8") != Path(run.key.recipe).read_text(encoding="utf-8"):
+    if not copy.exists() or copy.read_text(encoding="utf-8") != redact(
+        Path(run.key.recipe).read_text(encoding="utf-8")
+    ):
         raise InputError(
             f"{run.folder} holds the results of {run.key.recipe!r} as it was before a change. Remove it or name "
             "another `--output_dir`."
@@ -58,10 +60,10 @@ def read_run(run: Run) -> dict[str, Any]:
 def start_run(run: Run, num_threads: int) -> subprocess.Popen:
     """Start a run in a process group of its own, with its output in its log."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    recipe = Path(run.key.recipe).read_text(encoding="utf-8")
+    recipe = redact(Path(run.key.recipe).read_text(encoding="utf-8"))
     copy_of_recipe(run).write_text(recipe, encoding="utf-8")
     with run.log.open("w", encoding="utf-8") as log:
-        log.write(f"{shlex.join(run.command)}\n")
+        log.write(f"{join_command(run.command)}\n")
         log.flush()
         return subprocess.Popen(
             [sys.executable, *run.command[1:]],
@@ -139,8 +141,8 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
                         stop_runs([process])
                         end = run.log.read_text(encoding="utf-8", errors="replace")[-1500:]
                         raise InputError(
-                            f"The run failed with status {status}: {shlex.join(run.command)}\nIts log {run.log} ends "
-                            f"with:\n{end}"
+                            f"The run failed with status {status}: {join_command(run.command)}\nIts log {run.log} "
+                            f"ends with:\n{end}"
                         )
                     results = read_run(run)
                     on_finish(run, results)

@@ -13,6 +13,7 @@ from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from examples.baselines import ARCHITECTURES
 from examples.data.arguments import DataArguments, HelpFormatter
 from examples.errors import InputError, refuse_unknown_keys
+from examples.sharing import set_hub_token
 from modeling_ait import AiTConfig
 
 
@@ -75,7 +76,7 @@ class RunArguments:
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Read a YAML recipe into a dictionary."""
+    """Read a YAML recipe into a dictionary; a token of the Hub goes into the environment instead."""
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -86,6 +87,8 @@ def read_recipe(path: str) -> dict[str, Any]:
         raise InputError(f"The recipe {path!r} is not valid YAML: {error}") from None
     if not isinstance(recipe, dict):
         raise InputError(f"The recipe {path!r} must be a mapping of arguments, but is a {type(recipe).__name__}.")
+    if (token := recipe.pop("hub_token", None)) is not None:
+        set_hub_token(token)
     return recipe
 
 
@@ -108,6 +111,10 @@ def parse_arguments(
         parser.set_defaults(**recipe)
         arguments = arguments[1:]
     data, model, run, training = parser.parse_args_into_dataclasses(args=arguments)
+    if training.hub_token is not None:
+        # The arguments are saved with every checkpoint.
+        set_hub_token(training.hub_token)
+        training.hub_token = None
     if not any(argument.startswith("--output") for argument in arguments):
         # A folder for each model that a recipe can make, so that none stands in the way of another.
         parts = [model.size, None if model.architecture == "ait" else model.architecture]

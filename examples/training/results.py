@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +17,7 @@ from examples.baselines import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
+from examples.sharing import join_command, redact
 from examples.training.publishing import write_model_card
 from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
@@ -27,28 +27,18 @@ RESULTS_FILE = "results.json"
 # Results of the finished model that a restarted run has not replaced yet.
 PREVIOUS_RESULTS_FILE = "previous_results.json"
 EXAMPLE_IMAGE = "example.png"
-# Stands for a secret.
-HIDDEN = "HIDDEN"
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step: a write that fails leaves an existing file as it was."""
-    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    """Write JSON in one step and without secrets: a write that fails leaves an existing file as it was."""
+    text = redact(json.dumps(content, indent=2, sort_keys=True, allow_nan=False)) + "\n"
     with stage_files(path.parent) as staging:
         Path(staging, path.name).write_text(text, encoding="utf-8")
 
 
 def describe_command(module: str) -> str:
-    """The command line of this run, for its results; the values of flags that name a token are left out."""
-    arguments: list[str] = []
-    for argument in sys.argv[1:]:
-        flag, equals, _ = argument.partition("=")
-        if arguments and arguments[-1].startswith("--") and "token" in arguments[-1] and "=" not in arguments[-1]:
-            argument = HIDDEN
-        elif flag.startswith("--") and "token" in flag and equals:
-            argument = f"{flag}={HIDDEN}"
-        arguments.append(argument)
-    return shlex.join(["python", "-m", module, *arguments])
+    """The command line of this run, for its results; secrets are left out."""
+    return join_command(["python", "-m", module, *sys.argv[1:]])
 
 
 def read_versions() -> dict[str, str]:
