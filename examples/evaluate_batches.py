@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, PreTrainedModel, ViTImageProcessorPil
+from transformers import HfArgumentParser, PreTrainedModel
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from examples.data.arguments import DataArguments, HelpFormatter
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_image_data
 from examples.errors import InputError, run_script
+from examples.training.checkpoint import load_checkpoint, load_image_processor, read_saved_json
 from examples.training.results import describe_command, describe_setting, write_json
 from modeling_ait import AiTForImageClassification
 
@@ -49,11 +51,13 @@ def predict(
 
 def evaluate_checkpoint(checkpoint: str, data: ImageData, arguments: BatchArguments) -> list[dict[str, Any]]:
     """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
-    try:
-        model = AiTForImageClassification.from_pretrained(checkpoint).eval()
-        processor = ViTImageProcessorPil.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{checkpoint!r} is no AiT checkpoint with an image processor: {error}") from error
+    model = load_checkpoint(checkpoint, AiTForImageClassification).eval()
+    num_labels = model.config.num_labels or 0
+    if num_labels < len(data.label_names):
+        raise InputError(f"{checkpoint!r} tells {num_labels} classes apart, the data set {len(data.label_names)}.")
+    if read_saved_json(checkpoint, IMAGE_PROCESSOR_NAME) is None:
+        raise InputError(f"{checkpoint!r} has no image processor ({IMAGE_PROCESSOR_NAME}).")
+    processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
     labels = torch.tensor(data.evaluation[data.label_column][:])

@@ -8,7 +8,9 @@ from transformers import ViTImageProcessorPil
 
 from examples.errors import InputError
 from examples.evaluate_batches import main
-from modeling_ait import AiTForImageClassification
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
+
+from .conftest import TINY_MODEL
 
 
 def test_only_written_memories_make_predictions_depend_on_the_batch(make_model, tmp_path, capsys):
@@ -41,10 +43,24 @@ def test_only_written_memories_make_predictions_depend_on_the_batch(make_model, 
     ("flags", "message"),
     [
         ([], "at least one of `--checkpoints`"),
-        (["--checkpoints", "nowhere", "--dataset_name", "digits"], "'nowhere' is no AiT checkpoint"),
+        (["--checkpoints", "nowhere", "--dataset_name", "digits"], "'nowhere' is no checkpoint of an AiT"),
         (["--checkpoints", "a", "--batch_sizes", "0", "--dataset_name", "digits"], "batch sizes of at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(flags, message):
     with pytest.raises(InputError, match=message):
         main(flags)
+
+
+def test_checkpoint_without_its_classifier_is_refused(tmp_path):
+    """A new one would be random, and its accuracy no result."""
+    model = AiTModel(AiTConfig(**TINY_MODEL))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="missing weights: classifier.bias"):
+        main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "8"])
+
+
+def test_checkpoint_of_fewer_classes_is_refused(tmp_path):
+    AiTForImageClassification(AiTConfig(**TINY_MODEL)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="tells 2 classes apart, the data set 10"):
+        main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "8"])
