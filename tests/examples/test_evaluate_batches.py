@@ -56,7 +56,7 @@ def test_checkpoint_without_its_classifier_is_refused(tmp_path):
     """A new one would be random, and its accuracy no result."""
     model = AiTModel(AiTConfig(**TINY_MODEL))
     model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="missing weights: classifier.bias"):
+    with pytest.raises(InputError, match=r"missing weights: classifier.bias"):
         main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "8"])
 
 

@@ -57,7 +57,7 @@ def test_checkpoint_is_taken_over_but_for_the_classifier(checkpoint):
 
 def test_backbone_gets_a_classifier(checkpoint):
     AiTModel.from_pretrained(checkpoint).save_pretrained(checkpoint / "backbone")
-    with pytest.raises(InputError, match="missing weights: classifier.bias, classifier.weight. No weight may be new"):
+    with pytest.raises(InputError, match=r"missing weights: classifier.bias, classifier.weight. No weight may be new"):
         load_checkpoint(str(checkpoint / "backbone"), AiTForImageClassification)
     model = load_checkpoint(str(checkpoint / "backbone"), AiTForImageClassification, id2label={0: "a", 1: "b"})
     saved = load_file(checkpoint / "model.safetensors")
