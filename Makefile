@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train test lint format types conformance clean
+.PHONY: help setup train test mutants lint format types conformance clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ train: setup  ## Train AiT on scikit-learn's handwritten digits, no download (mi
 
 test: setup  ## Run the test suite
 	$(BIN)/python -m pytest
+
+mutants: setup  ## Try small faults in the code, each of which the tests must notice (an hour on 2 CPU cores)
+	$(BIN)/python -m tests.mutation --jobs 2
 
 lint: setup  ## Check style
 	$(BIN)/ruff check .

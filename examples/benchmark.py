@@ -8,18 +8,17 @@ down slows both. Peak memory is taken in a fresh process for each model and mode
 """
 
 import statistics
+import sys
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import HfArgumentParser
+from examples.errors import InputError, make_place, run_script
+from examples.parsing import ArgumentParser
 
-from examples.baselines import build_architecture, count_parameters
-from examples.data.arguments import HelpFormatter
-from examples.errors import run_script
-from examples.training.cost import MODES, Builder, CostSetting, measure_peak_memory, time_rounds
-from examples.training.results import describe_command, describe_setting, write_json
-from modeling_ait import AiTConfig
+
+if TYPE_CHECKING:
+    from examples.training.cost import Builder
 
 
 @dataclass
@@ -38,21 +37,36 @@ class BenchmarkArguments:
 MODELS = ("ait", "vit")
 
 
-def make_builders(arguments: BenchmarkArguments) -> dict[str, Builder]:
+def make_builders(arguments: BenchmarkArguments) -> dict[str, "Builder"]:
     """The AiT, and a ViT of the same depth, width, heads and MLP."""
-    config = AiTConfig.from_size(
-        arguments.size, image_size=arguments.image_size, patch_size=arguments.patch_size, num_labels=10
-    )
+    from examples.baselines.build import build_architecture
+    from modeling_ait import AiTConfig
+
+    sizes = {"image_size": arguments.image_size, "patch_size": arguments.patch_size}
+    try:
+        config = AiTConfig.from_size(arguments.size, **sizes, num_labels=10)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     return {name: partial(build_architecture, name, config, match_parameters=False) for name in MODELS}
 
 
 def run(arguments: BenchmarkArguments) -> dict:
     """Measure both modes and return the results with all that is needed to repeat them."""
+    from examples.baselines.build import count_parameters
+    from examples.training.cost import MODES, CostSetting, check_device, measure_peak_memory, time_rounds
+    from examples.training.results import describe_command, describe_setting
+
+    check_device(arguments.device)
     results: dict = {}
     builders = make_builders(arguments)
     setting = CostSetting(arguments.batch_size, arguments.device, arguments.use_bf16, arguments.seed)
-    memory = {(mode, name): measure_peak_memory(builders[name], mode, setting) for mode in MODES for name in MODELS}
-    for mode in MODES:
+    memory, tasks = {}, [(mode, name) for mode in MODES for name in MODELS]
+    for number, (mode, name) in enumerate(tasks, start=1):
+        print(f"{number} of {len(tasks) + len(MODES)}: peak memory of {name} in {mode}", flush=True)
+        memory[mode, name] = measure_peak_memory(builders[name], mode, setting)
+    for number, mode in enumerate(MODES, start=len(tasks) + 1):
+        rounds = f"{arguments.num_rounds} rounds of {' and '.join(MODELS)}"
+        print(f"{number} of {len(tasks) + len(MODES)}: time of {mode}, {rounds}", flush=True)
         seconds = time_rounds(builders, mode, setting, arguments.num_rounds)
         low, median, high = statistics.quantiles([a / v for a, v in zip(seconds["ait"], seconds["vit"])], n=4)
         results[mode] = {"time_ratio_median": median, "time_ratio_quartiles": [low, high]}
@@ -67,14 +81,20 @@ def run(arguments: BenchmarkArguments) -> dict:
     return {**head, "arguments": asdict(arguments), **results}
 
 
-def main():
-    parser = HfArgumentParser(
-        BenchmarkArguments, prog="python -m examples.benchmark", description=__doc__, formatter_class=HelpFormatter
-    )
-    (arguments,) = parser.parse_args_into_dataclasses()
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(BenchmarkArguments, prog="python -m examples.benchmark", description=__doc__)
+    (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
     if arguments.num_rounds < 2:
-        parser.error(f"--num_rounds must be at least 2, to give a spread, but got {arguments.num_rounds}.")
+        raise InputError(f"`--num_rounds` must be at least 2, to give a spread, but got {arguments.num_rounds}.")
+    for name in ("batch_size", "image_size", "patch_size"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"`--{name}` must be at least 1, but got {getattr(arguments, name)}.")
+    output = None if arguments.output is None else make_place(arguments.output)
     results = run(arguments)
+    # Late, like all that imports torch.
+    from examples.training.cost import MODES
+    from examples.training.results import write_json
+
     for mode in MODES:
         low, high = results[mode]["time_ratio_quartiles"]
         print(
@@ -82,10 +102,8 @@ def main():
             f"peak memory AiT / ViT {results[mode]['memory_ratio']:.3f} "
             f"({results[mode]['ait_peak_memory_mib']:.0f} / {results[mode]['vit_peak_memory_mib']:.0f} MiB)"
         )
-    if arguments.output is not None:
-        path = Path(arguments.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, results)
+    if output is not None:
+        write_json(output, results)
 
 
 if __name__ == "__main__":

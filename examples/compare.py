@@ -10,32 +10,21 @@ passed on to every run. It writes a JSON file; `examples.report` draws plots and
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import HfArgumentParser
-
-from examples.baselines import ARCHITECTURES
-from examples.comparison.costs import describe_cost, make_builders, measure_costs
-from examples.comparison.plan import (
-    ABLATIONS,
-    Run,
-    list_settings,
-    list_variants,
-    plan_runs,
-    refuse_idle_ablations,
-    refuse_own_flags,
-)
-from examples.comparison.runs import execute_runs, is_finished, read_run
-from examples.comparison.statistics import describe, group_runs, name_setting, score, summarize
-from examples.data.arguments import HelpFormatter
-from examples.data.catalog import BENCHMARKS
-from examples.errors import InputError, run_script
+from examples.baselines.catalog import ARCHITECTURES
+from examples.comparison.ablations import ABLATIONS
+from examples.errors import InputError, make_place, run_script, suggest
+from examples.parsing import ArgumentParser
 from examples.sharing import escape_markdown, take_hub_token
-from examples.training.arguments import read_recipe
-from examples.training.cost import CostSetting
-from examples.training.results import describe_command, describe_setting, write_json
+from examples.training.arguments import parse_arguments
+from examples.training.recipes import read_recipe
+
+
+if TYPE_CHECKING:
+    from examples.comparison.plan import Run
 
 
 @dataclass
@@ -63,6 +52,10 @@ class CompareArguments:
 
 def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
     """Raise an `InputError` for arguments that cannot work together."""
+    from examples.comparison.plan import refuse_own_flags
+    from examples.data.catalog import BENCHMARKS
+    from examples.training.cost import check_device
+
     if not arguments.recipes:
         raise InputError(f"Name at least one recipe. Benchmarks: {', '.join(BENCHMARKS)}.")
     for values, known, what in (
@@ -71,7 +64,7 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
     ):
         for value in values:
             if value not in known:
-                raise InputError(f"There is no {what} {value!r}. Known: {', '.join(known)}.")
+                raise InputError(f"There is no {what} {value!r}.{suggest(value, known)} Known: {', '.join(known)}.")
     stems = [Path(path).stem for path in arguments.recipes]
     groups: tuple[list, ...] = (arguments.seeds, arguments.architectures, arguments.ablations, stems, arguments.size)
     for values in groups:
@@ -79,10 +72,16 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
             raise InputError(f"Seeds, architectures, ablations, sizes and recipes must differ, but got {values}.")
     if arguments.num_parallel < 1:
         raise InputError(f"`--num_parallel` must be at least 1, but got {arguments.num_parallel}.")
+    if arguments.num_cost_rounds < 0 or arguments.cost_batch_size < 1:
+        raise InputError("`--num_cost_rounds` must be at least 0 and `--cost_batch_size` at least 1.")
+    if min(arguments.seeds) < 0 or max(arguments.seeds) >= 2**32:
+        raise InputError(f"`--seeds` must be at least 0 and below 2**32, but got {arguments.seeds}.")
+    if arguments.num_cost_rounds > 0:
+        check_device(arguments.device)
     refuse_own_flags(passed_on)
 
 
-def keep_results(run: Run, results: dict[str, Any]) -> dict[str, Any]:
+def keep_results(run: "Run", results: dict[str, Any]) -> dict[str, Any]:
     """What the comparison keeps of a run's results; command, recipe and variant stand for its arguments."""
     kept = {name: value for name, value in results.items() if name not in ("arguments", "kind", "seeds")}
     size = {} if run.key.size is None else {"size": run.key.size}
@@ -92,6 +91,9 @@ def keep_results(run: Run, results: dict[str, Any]) -> dict[str, Any]:
 
 def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, Any]]]) -> str:
     """The comparison as a Markdown table."""
+    from examples.comparison.costs import describe_cost
+    from examples.comparison.statistics import describe, group_runs, score
+
     lines = [
         "| recipe | model | accuracy, % | seeds | parameters | MFLOPs forward (training / inference) | "
         "training images/s (time ratio) | peak memory, MiB |",
@@ -112,17 +114,42 @@ def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, 
     return "\n".join(lines) + "\n"
 
 
-def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list[Run], dict[str, dict]]:
+def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"], dict[str, dict]]:
     """All runs, and how to build the models of each recipe for measuring their costs."""
+    import torch
+
+    from examples.comparison.costs import make_builders
+    from examples.comparison.plan import (
+        choose_benchmark,
+        list_settings,
+        list_variants,
+        plan_runs,
+        refuse_idle_ablations,
+    )
+    from examples.comparison.statistics import name_setting
+
     recipes = {path: read_recipe(path) for path in arguments.recipes}
     settings = list_settings(recipes, arguments.size)
+    for path in recipes:
+        # A mistake is better found here than in the log of every run.
+        parse_arguments([path, *passed_on], None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     variants = list_variants(arguments.architectures, arguments.ablations)
     refuse_idle_ablations(settings, recipes, variants)
-    planned = plan_runs(settings, recipes, variants, arguments.seeds, arguments.output_dir, passed_on)
+    benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
+    planned = plan_runs(settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on)
     builders = {
-        name_setting(setting._asdict()): make_builders(setting, recipes[setting.recipe], variants, passed_on)
+        name_setting(setting._asdict()): make_builders(
+            setting, recipes[setting.recipe], benchmarks[setting.recipe], variants
+        )
         for setting in settings
     }
+    for models in builders.values():
+        for label, build in models.items():
+            try:
+                with torch.device("meta"):
+                    build()
+            except ValueError as error:
+                raise InputError(f"{label!r} cannot be built: {' '.join(str(error).split())}") from error
     return planned, builders
 
 
@@ -131,22 +158,23 @@ def main(argv: list[str] | None = None) -> None:
     recipes = []
     while argv and not argv[0].startswith("-"):
         recipes.append(argv.pop(0))
-    parser = HfArgumentParser(
-        CompareArguments,  # type: ignore[arg-type]
-        description=__doc__,
-        usage="python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]",
-        allow_abbrev=False,
-        formatter_class=HelpFormatter,
-    )
+    usage = "python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]"
+    parser = ArgumentParser(CompareArguments, description=__doc__, usage=usage)
     # The runs inherit the token, which their command lines and results must not hold.
-    argv = take_hub_token(argv)
-    arguments, passed_on = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    arguments, passed_on = parser.parse_some(take_hub_token(argv))
+    # Late, so that neither help nor a mistake in the arguments waits for them.
+    from examples.comparison.costs import measure_costs
+    from examples.comparison.runs import execute_runs, is_finished, read_run
+    from examples.comparison.statistics import summarize
+    from examples.training.cost import CostSetting
+    from examples.training.results import describe_command, describe_setting, write_json
+
     arguments.recipes += recipes
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
-    for folder in (Path(arguments.output_dir), results_file.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    for file in (results_file, Path(arguments.output_dir, "comparison.json")):
+        make_place(str(file))
     results: dict[str, Any] = {
         **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
         "setting": asdict(arguments),
@@ -155,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     finished = {run.key: keep_results(run, read_run(run)) for run in planned if is_finished(run)}
 
-    def keep(run: Run, measured: dict[str, Any]) -> None:
+    def keep(run: "Run", measured: dict[str, Any]) -> None:
         finished[run.key] = keep_results(run, measured)
         results["runs"] = [finished[each.key] for each in planned if each.key in finished]
         results["summary"] = summarize(results["runs"])
@@ -175,4 +203,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, "Finished runs are kept: the same command goes on with the others.")

@@ -10,30 +10,22 @@ the other classes, with the same head, data order, steps and optimizer. What is 
 import json
 import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from transformers import (
-    HfArgumentParser,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessorPil,
-    set_seed,
-)
+from examples.data.arguments import DataArguments
+from examples.errors import InputError, make_place, run_script
+from examples.parsing import ArgumentParser
 
-from conversion.convert_vit import convert_model
-from examples.data.arguments import DataArguments, HelpFormatter
-from examples.data.images import decode_image
-from examples.data.loading import ImageData, load_image_data
-from examples.errors import InputError, run_script
-from examples.training.metrics import compute_metrics
-from examples.training.results import describe_command, describe_setting, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from examples.data.loading import ImageData
+
+MODELS = ("vit", "ait")
+NUM_HEADS = 4
 
 
 @dataclass
@@ -50,60 +42,16 @@ class ComparisonArguments:
     image_size: int = field(default=32, metadata={"help": "Image side, in pixels."})
 
 
-class TensorImages(torch.utils.data.Dataset):
-    """Images of some classes, decoded once and held in memory; labels count from 0 among these classes."""
-
-    def __init__(self, data, columns: tuple[str, str], classes: list[int], processor, limit: int | None = None):
-        labels = np.asarray(data[columns[1]][:])
-        rows = np.flatnonzero(np.isin(labels, classes))
-        if limit is not None:
-            rows = np.random.default_rng(0).permutation(rows)[:limit]
-        images = [decode_image(data[int(row)][columns[0]], f"row {row}").convert("RGB") for row in rows]
-        self.pixel_values = torch.cat(
-            [
-                processor(images=images[start : start + 1000], return_tensors="pt")["pixel_values"]
-                for start in range(0, len(images), 1000)
-            ]
-        )
-        self.labels = torch.tensor([classes.index(labels[row]) for row in rows])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.pixel_values[index], "labels": self.labels[index]}
-
-
-def train(
-    model: PreTrainedModel, train_data: TensorImages, eval_data: TensorImages, output_dir: Path, **options
-) -> tuple[float, float]:
-    """Train with the Trainer; return the accuracy afterwards and the seconds that it took."""
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
-        per_device_train_batch_size=64,
-        per_device_eval_batch_size=256,
-        weight_decay=0.05,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.1,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=100,
-        **options,
-    )
-    trainer = Trainer(
-        model=model, args=arguments, train_dataset=train_data, eval_dataset=eval_data, compute_metrics=compute_metrics
-    )
-    start = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - start
-    return trainer.evaluate()["eval_accuracy"], seconds
-
-
-def pretrain(arguments: ComparisonArguments, data: ImageData, processor, results: dict) -> Path:
+def pretrain(arguments: ComparisonArguments, data: "ImageData", processor, results: dict) -> Path:
     """Pretrain the ViT, once, and return its folder."""
+    from transformers import ViTConfig, ViTForImageClassification, set_seed
+
+    from examples.comparison.finetuning import TensorImages, train
+
     folder = Path(arguments.output_dir) / "pretrained"
     if "pretraining_accuracy" in results and (folder / "model.safetensors").exists():
         return folder
+    print(f"pretraining on {arguments.num_pretraining_classes} classes", flush=True)
     classes = list(range(arguments.num_pretraining_classes))
     columns = (data.image_column, data.label_column)
     set_seed(0)
@@ -111,7 +59,7 @@ def pretrain(arguments: ComparisonArguments, data: ImageData, processor, results
         ViTConfig(
             hidden_size=arguments.hidden_size,
             num_hidden_layers=arguments.num_hidden_layers,
-            num_attention_heads=4,
+            num_attention_heads=NUM_HEADS,
             intermediate_size=2 * arguments.hidden_size,
             image_size=arguments.image_size,
             patch_size=arguments.patch_size,
@@ -132,8 +80,12 @@ def pretrain(arguments: ComparisonArguments, data: ImageData, processor, results
     return folder
 
 
-def make_model(name: str, folder: Path, num_classes: int, seed: int) -> PreTrainedModel:
+def make_model(name: str, folder: Path, num_classes: int, seed: int) -> "PreTrainedModel":
     """Load the pretrained ViT with a new head, or convert it; the head is the same for both."""
+    from transformers import ViTForImageClassification, set_seed
+
+    from conversion.convert_vit import convert_model
+
     set_seed(seed)
     labels = {index: f"LABEL_{index}" for index in range(num_classes)}
     model = ViTForImageClassification.from_pretrained(
@@ -145,10 +97,54 @@ def make_model(name: str, folder: Path, num_classes: int, seed: int) -> PreTrain
     return model if name == "vit" else convert_model(model)
 
 
+def fine_tune(arguments: ComparisonArguments, data: "ImageData", classes: list[int], processor, folder: Path, keep):
+    """Fine-tune both models with every seed; `keep` takes the results of each and knows which there are already."""
+    from examples.comparison.finetuning import TensorImages, train
+
+    columns = (data.image_column, data.label_column)
+    train_data = TensorImages(data.train, columns, classes, processor, arguments.num_finetuning_samples)
+    eval_data = TensorImages(data.evaluation, columns, classes, processor)
+    planned = [(name, seed) for seed in range(arguments.num_seeds) for name in MODELS]
+    for number, (name, seed) in enumerate(planned, start=1):
+        if keep(name, seed):
+            continue
+        print(f"run {number} of {len(planned)}: {name}, seed {seed}", flush=True)
+        model = make_model(name, folder, len(classes), seed)
+        accuracy, seconds = train(
+            model,
+            train_data,
+            eval_data,
+            Path(arguments.output_dir, f"{name}-{seed}"),
+            learning_rate=3e-4,
+            num_train_epochs=arguments.num_finetuning_epochs,
+            seed=seed,
+        )
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        keep(name, seed, {"accuracy": accuracy, "seconds": seconds, "num_parameters": num_parameters})
+
+
 def main(argv: list[str] | None = None) -> None:
-    options: dict = {"prog": "python -m examples.compare_vit_finetuning", "formatter_class": HelpFormatter}
-    parser = HfArgumentParser((ComparisonArguments, DataArguments), description=__doc__, **options)  # type: ignore[arg-type]
-    arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
+    parser = ArgumentParser(
+        (ComparisonArguments, DataArguments), prog="python -m examples.compare_vit_finetuning", description=__doc__
+    )
+    arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
+    for name, value in asdict(arguments).items():
+        if not isinstance(value, str) and value <= 0:
+            raise InputError(f"`--{name}` must be above 0, but got {value}.")
+    if arguments.hidden_size % NUM_HEADS or arguments.image_size % arguments.patch_size:
+        raise InputError(
+            f"`--hidden_size` must be a multiple of {NUM_HEADS} and `--image_size` one of `--patch_size`, but got "
+            f"{arguments.hidden_size}, {arguments.image_size} and {arguments.patch_size}."
+        )
+    results_file = make_place(f"{arguments.output_dir}/results.json")
+    # Late, so that neither help nor a mistake in the arguments waits for them.
+    from transformers import ViTImageProcessorPil
+
+    from examples.data.loading import load_image_data
+    from examples.training.progress import quieten_libraries
+    from examples.training.results import describe_command, describe_setting, write_json
+
+    quieten_libraries(verbose=False)
     data = load_image_data(data_arguments)
     classes = list(range(arguments.num_pretraining_classes, len(data.label_names)))
     if not classes or arguments.num_pretraining_classes < 2:
@@ -156,54 +152,31 @@ def main(argv: list[str] | None = None) -> None:
             f"`--num_pretraining_classes` must leave classes to fine-tune on: from 2 to {len(data.label_names) - 1}, "
             f"but got {arguments.num_pretraining_classes}."
         )
-    output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    results_file = output_dir / "results.json"
     setting = {**asdict(arguments), "dataset_name": Path(str(data_arguments.dataset_name)).name}
     results = json.loads(results_file.read_text()) if results_file.exists() else {"setting": setting, "runs": {}}
-    if results["setting"] != setting:
+    if results.get("setting") != setting:
         raise InputError(f"{results_file} belongs to other arguments: name another `--output_dir`.")
 
-    size = {"height": arguments.image_size, "width": arguments.image_size}
-    processor = ViTImageProcessorPil(size=size)
+    def keep(name: str, seed: int, measured: dict | None = None) -> bool:
+        if measured is not None:
+            results["runs"][f"{name}-{seed}"] = measured
+            write_json(results_file, results)
+        return f"{name}-{seed}" in results["runs"]
+
+    processor = ViTImageProcessorPil(size={"height": arguments.image_size, "width": arguments.image_size})
     folder = pretrain(arguments, data, processor, results)
     seeds = list(range(arguments.num_seeds))
     results |= describe_setting("fine-tuning", describe_command("examples.compare_vit_finetuning"), seeds)
     write_json(results_file, results)
-
-    columns = (data.image_column, data.label_column)
-    train_data = TensorImages(data.train, columns, classes, processor, arguments.num_finetuning_samples)
-    eval_data = TensorImages(data.evaluation, columns, classes, processor)
-    for seed in range(arguments.num_seeds):
-        for name in ("vit", "ait"):
-            if f"{name}-{seed}" in results["runs"]:
-                continue
-            model = make_model(name, folder, len(classes), seed)
-            accuracy, seconds = train(
-                model,
-                train_data,
-                eval_data,
-                output_dir / f"{name}-{seed}",
-                learning_rate=3e-4,
-                num_train_epochs=arguments.num_finetuning_epochs,
-                seed=seed,
-            )
-            results["runs"][f"{name}-{seed}"] = {
-                "accuracy": accuracy,
-                "seconds": seconds,
-                "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            }
-            write_json(results_file, results)
-    for name in ("vit", "ait"):
-        accuracies = [results["runs"][f"{name}-{seed}"]["accuracy"] for seed in range(arguments.num_seeds)]
-        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
+    fine_tune(arguments, data, classes, processor, folder, keep)
+    for name in MODELS:
+        accuracies = [results["runs"][f"{name}-{seed}"]["accuracy"] for seed in seeds]
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else None
         results[name] = {"accuracy_mean": statistics.mean(accuracies), "accuracy_stdev": spread}
-        print(
-            f"{name}: accuracy {100 * results[name]['accuracy_mean']:.2f} % +- {100 * spread:.2f} "
-            f"over {len(accuracies)} seeds"
-        )
+        shown = "" if spread is None else f" +- {100 * spread:.2f}"
+        print(f"{name}: accuracy {100 * statistics.mean(accuracies):.2f} %{shown} over {len(accuracies)} seeds")
     write_json(results_file, results)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, "Finished runs are kept: the same command goes on with the others.")

@@ -10,22 +10,19 @@ official code does, which also writes what it evaluates. Every setting starts fr
 import statistics
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from tqdm.auto import tqdm
-from transformers import HfArgumentParser, PreTrainedModel
-from transformers.utils import IMAGE_PROCESSOR_NAME
+from examples.data.arguments import DataArguments
+from examples.errors import InputError, make_place, run_script
+from examples.parsing import ArgumentParser
 
-from examples.data.arguments import DataArguments, HelpFormatter
-from examples.data.images import ImagePixelsDataset
-from examples.data.loading import ImageData, load_image_data
-from examples.errors import InputError, run_script
-from examples.training.checkpoint import load_checkpoint, load_image_processor, read_saved_json
-from examples.training.results import describe_command, describe_setting, write_json
-from modeling_ait import AiTForImageClassification
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedModel
+
+    from examples.data.loading import ImageData
 
 
 @dataclass
@@ -38,9 +35,11 @@ class BatchArguments:
 
 
 def predict(
-    model: PreTrainedModel, pixels: torch.Tensor, order: np.ndarray, batch_size: int, update_memory: bool
-) -> torch.Tensor:
+    model: "PreTrainedModel", pixels: "torch.Tensor", order: "np.ndarray", batch_size: int, update_memory: bool
+) -> "torch.Tensor":
     """Classify all images in an order, (num_images,); the predictions come in the order of the images."""
+    import torch
+
     predictions = torch.empty(len(pixels), dtype=torch.long)
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
@@ -49,14 +48,21 @@ def predict(
     return predictions
 
 
-def evaluate_checkpoint(checkpoint: str, data: ImageData, arguments: BatchArguments) -> list[dict[str, Any]]:
+def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArguments) -> list[dict[str, Any]]:
     """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
-    model = load_checkpoint(checkpoint, AiTForImageClassification).eval()
-    num_labels = model.config.num_labels or 0
-    if num_labels < len(data.label_names):
-        raise InputError(f"{checkpoint!r} tells {num_labels} classes apart, the data set {len(data.label_names)}.")
-    if read_saved_json(checkpoint, IMAGE_PROCESSOR_NAME) is None:
-        raise InputError(f"{checkpoint!r} has no image processor ({IMAGE_PROCESSOR_NAME}).")
+    import numpy as np
+    import torch
+
+    from examples.data.images import ImagePixelsDataset
+    from examples.training.loading import load_checkpoint, load_image_processor
+    from modeling_ait import AiTForImageClassification
+
+    model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()
+    if model.config.num_labels != len(data.label_names):
+        raise InputError(
+            f"{checkpoint!r} has {model.config.num_labels} labels, but {data.name!r} has {len(data.label_names)} "
+            "classes: evaluate it on the data set that it was trained on."
+        )
     processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
@@ -113,15 +119,22 @@ def summarize(checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser(
-        (BatchArguments, DataArguments),  # type: ignore[arg-type]
-        prog="python -m examples.evaluate_batches",
-        description=__doc__,
-        formatter_class=HelpFormatter,
+    parser = ArgumentParser(
+        (BatchArguments, DataArguments), prog="python -m examples.evaluate_batches", description=__doc__
     )
-    arguments, data_arguments = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv)
-    if not arguments.checkpoints or min(arguments.batch_sizes, default=0) < 1 or arguments.num_orders < 1:
-        raise InputError("Give at least one of `--checkpoints`, batch sizes of at least 1, and at least 1 order.")
+    arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
+    if not arguments.checkpoints:
+        raise InputError("Name at least one folder or Hub id with `--checkpoints`.")
+    for flag, values in (("--batch_sizes", arguments.batch_sizes), ("--num_orders", [arguments.num_orders])):
+        if min(values) < 1:
+            raise InputError(f"`{flag}` must be at least 1, but got {min(values)}.")
+    output = None if arguments.output is None else make_place(arguments.output)
+    # Late, so that neither help nor a mistake in the arguments waits for them.
+    from tqdm.auto import tqdm
+
+    from examples.data.loading import load_image_data
+    from examples.training.results import describe_command, describe_setting, write_json
+
     data = load_image_data(data_arguments)
     checkpoints = [
         {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments)}
@@ -140,10 +153,8 @@ def main(argv: list[str] | None = None) -> None:
             f"orders up to {row['largest_range_over_orders']:.2f} points, predictions changed up to "
             f"{row['largest_share_changed']:.2f} %"
         )
-    if arguments.output is not None:
-        path = Path(arguments.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, results)
+    if output is not None:
+        write_json(output, results)
 
 
 if __name__ == "__main__":

@@ -4,273 +4,39 @@ The run of `examples/image_classification.py` as an explicit Accelerate loop.
     accelerate launch -m examples.image_classification_accelerate examples/recipes/digits.yaml
     python -m examples.image_classification_accelerate examples/recipes/digits.yaml --output_dir runs/digits_loop
 
-It takes the same recipes and flags and writes the same folder. Of transformers' training arguments it uses those for
-AdamW, the schedule, batches, epochs, accumulation, bf16, clipping, evaluation, checkpoints and the Hub.
+It takes the same recipes and flags and writes the same folder; the loop is in `examples/training/loop.py`. Of
+transformers' training arguments it uses those for AdamW, the schedule, batches, epochs, accumulation, bf16, clipping,
+evaluation, checkpoints and the Hub.
 """
 
-import json
-import math
-import os
-import shutil
 import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list, set_seed
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import TrainingArguments, get_scheduler
-from transformers.trainer_utils import IntervalStrategy
-
-from examples.data.images import make_datasets
-from examples.data.loading import load_image_data
-from examples.errors import run_script
+from examples.errors import RESUME, run_script
 from examples.training.arguments import parse_arguments, refuse_unused_arguments
-from examples.training.metrics import Accuracy
-from examples.training.model import build_model
-from examples.training.publishing import push_folder
-from examples.training.results import describe_command, report_run, write_json
-from examples.training.run_folder import (
-    claim_checkpoint,
-    collect_arguments,
-    is_finished,
-    list_checkpoints,
-    lock_output_folder,
-    prepare_output_folder,
-    seal_checkpoint,
-)
-
-
-PROGRESS_FILE = "progress.json"
-# The training arguments that this loop reads. Any other that is set is refused.
-USED_ARGUMENTS = (
-    *("output_dir", "resume_from_checkpoint", "seed", "use_cpu", "bf16", "disable_tqdm", "dataloader_num_workers"),
-    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-    *("activation_checkpointing", "gradient_checkpointing", "dataloader_drop_last", "max_steps", "num_train_epochs"),
-    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
-    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "logging_strategy", "logging_steps"),
-    *("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit"),
-    *("push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_revision"),
-)
-
-
-def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[str, float]:
-    """Accuracy and mean loss over the whole evaluation split, each sample once, whatever the number of processes."""
-    model.eval()
-    accuracy, total_loss, num_samples = Accuracy(), 0.0, 0
-    for batch in loader:
-        with torch.inference_mode():
-            logits = model(pixel_values=batch["pixel_values"]).logits
-        logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
-        total_loss += torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()
-        num_samples += len(labels)
-        accuracy.add_batch(predictions=logits.argmax(dim=-1).cpu(), references=labels.cpu())
-    return {"accuracy": accuracy.compute()["accuracy"], "eval_loss": total_loss / num_samples}
-
-
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
-    """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
-    staging = output_dir / f".save-checkpoint-{step}"
-    if accelerator.is_main_process:
-        shutil.rmtree(staging, ignore_errors=True)
-        claim_checkpoint(staging)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(staging))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(staging / PROGRESS_FILE, progress)
-        seal_checkpoint(staging)
-        final = output_dir / f"checkpoint-{step}"
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(staging, final)
-        if limit is not None:
-            for folder in list_checkpoints(output_dir)[limit:]:
-                shutil.rmtree(folder)
-
-
-def is_due(strategy: IntervalStrategy | str, every: float, step: int, is_epoch_end: bool) -> bool:
-    """Whether something with a strategy of the training arguments falls on this step."""
-    if strategy == IntervalStrategy.EPOCH:
-        return is_epoch_end
-    return strategy == IntervalStrategy.STEPS and step % int(every) == 0
-
-
-def make_optimizer(model: torch.nn.Module, training: TrainingArguments) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only, as the Trainer applies it."""
-    groups: list[dict] = [{"params": [], "weight_decay": training.weight_decay}, {"params": [], "weight_decay": 0.0}]
-    for name, parameter in model.named_parameters():
-        groups["layernorm" in name or name.endswith("bias")]["params"].append(parameter)
-    return torch.optim.AdamW(
-        groups,
-        lr=training.learning_rate,
-        betas=(training.adam_beta1, training.adam_beta2),
-        eps=training.adam_epsilon,
-    )
-
-
-def make_scheduler(optimizer, training: TrainingArguments, num_steps: int):
-    """The schedule of the arguments. It is not prepared, which would step it once for every process."""
-    return get_scheduler(
-        training.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=training.get_warmup_steps(num_steps),
-        num_training_steps=num_steps,
-        scheduler_specific_kwargs=training.lr_scheduler_kwargs,  # type: ignore[arg-type]  # a mapping after parsing
-    )
-
-
-def count_group(num_batches: int, epoch_length: int, accumulation_steps: int) -> int:
-    """Count the batches that are accumulated together with the next one, after `num_batches` of an epoch."""
-    first = num_batches - num_batches % accumulation_steps
-    return min(accumulation_steps, epoch_length - first)
-
-
-def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, DataLoader]:
-    """Loaders of the training and the evaluation split."""
-    options: dict[str, Any] = {"num_workers": training.dataloader_num_workers, "pin_memory": torch.cuda.is_available()}
-    train_loader = DataLoader(
-        datasets[0],
-        batch_size=training.per_device_train_batch_size,
-        shuffle=True,
-        drop_last=training.dataloader_drop_last,
-        # Of its own, so that opening the loader in a resumed run takes nothing from dropout's random stream.
-        generator=torch.Generator().manual_seed(training.seed),
-        **options,
-    )
-    return train_loader, DataLoader(datasets[1], batch_size=training.per_device_eval_batch_size, **options)
-
-
-def make_accelerator(model: torch.nn.Module, training: TrainingArguments) -> Accelerator:
-    """Accelerator with the precision and accumulation of the arguments."""
-    return Accelerator(
-        cpu=training.use_cpu,
-        mixed_precision="bf16" if training.bf16 else "no",
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        # The order of the samples depends on seed and epoch alone, so that a resumed run sees the same.
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
-        # A detached write leaves parameters without gradient, for which DDP would wait.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                find_unused_parameters=not getattr(model.config, "differentiable_write", True)
-            )
-        ],
-    )
-
-
-@dataclass
-class LossLog:
-    """The task loss and the balance loss apart, since they were last printed."""
-
-    coefficient: float | None
-    parts: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {"task_loss": [], "balance_loss": []})
-
-    def add(self, outputs) -> None:
-        """Take the losses of a batch; a model without balance loss has no parts."""
-        balance_loss = outputs.get("balance_loss")
-        if balance_loss is not None:
-            self.parts["balance_loss"].append(balance_loss.detach())
-            self.parts["task_loss"].append((outputs.loss - self.coefficient * balance_loss).detach())
-
-    def print_means(self, accelerator: Accelerator, **more: float) -> None:
-        """Print the means over all processes, and forget them."""
-        means = {name: accelerator.gather(torch.stack(v)).mean().item() for name, v in self.parts.items() if v}
-        accelerator.print(json.dumps({**means, **more}))
-        for values in self.parts.values():
-            values.clear()
-
-
-def train_batch(accelerator: Accelerator, model, optimizer, batch, group_size: int, training: TrainingArguments):
-    """Run one batch forward and backward, and step at the end of its group of accumulated batches."""
-    model.train()
-    with accelerator.accumulate(model):
-        outputs = model(**batch)
-        # Accelerate divides by the accumulation steps, although the last group of an epoch may have fewer batches.
-        accelerator.backward(outputs.loss * (training.gradient_accumulation_steps / group_size))
-        if accelerator.sync_gradients and training.max_grad_norm:
-            accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    return outputs
-
-
-def run_loop(
-    accelerator: Accelerator, model, loaders, training: TrainingArguments, checkpoint: Path | None, reset_memory: bool
-) -> dict[str, Any]:
-    """Train, or go on from a checkpoint, and evaluate; return what was measured."""
-    train_dataset = loaders[0].dataset
-    model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
-    steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
-    num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
-    scheduler = make_scheduler(optimizer, training, num_steps)
-    progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
-    if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
-        progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
-        scheduler.load_state_dict(progress["scheduler"])
-    else:
-        set_seed(training.seed)
-    first_step, start = progress["step"], time.perf_counter() - progress["seconds"]
-    step, epoch, num_batches = first_step, progress["epoch"], progress["num_batches"]
-    loss_sum = torch.zeros((), device=accelerator.device) + progress["loss_sum"]
-    log = LossLog(getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None))
-    bar = tqdm(total=num_steps, initial=step, disable=training.disable_tqdm or not accelerator.is_main_process)
-    while step < num_steps:
-        train_dataset.set_epoch(epoch)
-        if reset_memory and num_batches == 0:
-            accelerator.unwrap_model(model).reset_memories()
-        batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader
-        # A prepared loader counts its own epochs, which would start at 0 in a resumed run.
-        batches.set_epoch(epoch)
-        for batch in batches:
-            group_size = count_group(num_batches, len(train_loader), training.gradient_accumulation_steps)
-            outputs = train_batch(accelerator, model, optimizer, batch, group_size, training)
-            num_batches += 1
-            loss_sum += outputs.loss.detach() / group_size
-            log.add(outputs)
-            if not accelerator.sync_gradients:
-                continue
-
-            scheduler.step()
-            step += 1
-            bar.update()
-            is_epoch_end = num_batches == len(train_loader)
-            if is_epoch_end:
-                epoch, num_batches = epoch + 1, 0
-            if is_due(training.logging_strategy, training.logging_steps, step, is_epoch_end):
-                log.print_means(accelerator, learning_rate=scheduler.get_last_lr()[0], step=step)
-            if is_due(training.eval_strategy, training.eval_steps or training.logging_steps, step, is_epoch_end):
-                accelerator.print(json.dumps({**evaluate(model, eval_loader, accelerator), "step": step}))
-            if is_due(training.save_strategy, training.save_steps, step, is_epoch_end):
-                progress = {"step": step, "epoch": epoch, "num_batches": num_batches}
-                progress["loss_sum"] = accelerator.reduce(loss_sum, "mean").item()
-                progress["seconds"] = time.perf_counter() - start
-                # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
-                progress["scheduler"] = scheduler.state_dict()
-                save_checkpoint(accelerator, Path(str(training.output_dir)), step, progress, training.save_total_limit)
-            if step == num_steps:
-                break
-    bar.close()
-    return {
-        **evaluate(model, eval_loader, accelerator),
-        "train_loss": accelerator.reduce(loss_sum, "mean").item() / num_steps,
-        "train_seconds": time.perf_counter() - start,
-        "num_steps": num_steps,
-        "resumed_from_step": first_step,
-    }
 
 
 def main(argv: list[str] | None = None) -> None:
     data_arguments, model_arguments, run_arguments, training = parse_arguments(
-        sys.argv[1:] if argv is None else argv, __doc__
+        sys.argv[1:] if argv is None else argv, __doc__, "image_classification_accelerate"
     )
+    # Late, so that neither help nor a mistake in the arguments waits for them.
+    from examples.data.images import make_datasets
+    from examples.data.loading import load_image_data
+    from examples.training.loop import USED_ARGUMENTS, make_accelerator, make_loaders, run_loop
+    from examples.training.model import build_model
+    from examples.training.progress import quieten_libraries
+    from examples.training.publishing import push_folder
+    from examples.training.results import describe_command, report_run
+    from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
+
     refuse_unused_arguments(training, USED_ARGUMENTS)
+    quieten_libraries(run_arguments.verbose)
     arguments = collect_arguments(data_arguments, model_arguments, training=training)
     with lock_output_folder(training):
-        if is_finished(training, arguments, run_arguments.restart):
+        if is_finished(training, arguments, run_arguments.restart, "accelerate"):
+            if training.push_to_hub and training.process_index == 0:
+                push_folder(training)
             return
         data = load_image_data(data_arguments)
         model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
@@ -279,22 +45,20 @@ def main(argv: list[str] | None = None) -> None:
             model.gradient_checkpointing_enable()
         loaders = make_loaders(make_datasets(data, data_arguments, processor, training.seed), training)
         accelerator = make_accelerator(model, training)
-        checkpoint = None
-        if accelerator.is_main_process:
-            checkpoint = prepare_output_folder(training, arguments, run_arguments.restart)
-        checkpoint = broadcast_object_list([checkpoint])[0]
-        measured = run_loop(accelerator, model, loaders, training, checkpoint, model_arguments.reset_memory)
-        if accelerator.is_main_process:
-            unwrapped = accelerator.unwrap_model(model)
-            unwrapped.save_pretrained(str(training.output_dir))
-            command = describe_command("examples.image_classification_accelerate")
-            report_run(unwrapped, processor, data, arguments, training, measured, command)
-            if training.push_to_hub:
-                push_folder(training)
+        checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "accelerate")
+        measured = run_loop(
+            accelerator, model, loaders, training, checkpoint, model_arguments.reset_memory, run_arguments.verbose
+        )
+        unwrapped = accelerator.unwrap_model(model)
+        save = partial(unwrapped.save_pretrained, is_main_process=accelerator.is_main_process)
+        command = describe_command("examples.image_classification_accelerate")
+        report_run(save, unwrapped, processor, data, arguments, training, measured, command)
+        if training.push_to_hub and accelerator.is_main_process:
+            push_folder(training)
         # Leaving while another process still reports can hang it in its communication.
         accelerator.wait_for_everyone()
         accelerator.end_training()
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, RESUME)

@@ -4,27 +4,19 @@ Write `RESULTS.md` and its plots from the JSON files under `examples/results/`. 
     python -m examples.report
 """
 
-import argparse
 import json
-from typing import Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from examples.comparison.plots import draw_accuracies
-from examples.comparison.sections import (
-    HEADLINE,
-    REPOSITORY,
-    describe_recipe,
-    iterate_comparisons,
-    write_batches,
-    write_choices,
-    write_comparison,
-    write_headline,
-    write_origin,
-    write_targets,
-)
-from examples.comparison.statistics import Runs, describe
 from examples.errors import run_script
+from examples.parsing import ArgumentParser
 
 
+if TYPE_CHECKING:
+    from examples.comparison.statistics import Runs
+
+REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "examples" / "results"
 REPORT = REPOSITORY / "RESULTS.md"
 KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "training")
@@ -37,6 +29,9 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
     """Evaluation batches, single trainings, the cost of the workspace at a paper's size, and fine-tuning a ViT."""
+    from examples.comparison.sections import write_batches, write_origin
+    from examples.comparison.statistics import describe
+
     lines: list[str] = []
     for result in results.values():
         if result["kind"] == "evaluation batches":
@@ -63,7 +58,7 @@ def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def find_chance(groups: dict[str, Runs], title: str) -> float:
+def find_chance(groups: dict[str, "Runs"], title: str) -> float:
     """Accuracy in percent without looking at the image."""
     first = next(iter(groups.values()))[0]
     if "question_only_by_group" in first:
@@ -73,6 +68,9 @@ def find_chance(groups: dict[str, Runs], title: str) -> float:
 
 def draw_plots(results: dict[str, dict[str, Any]]) -> None:
     """The plot of the headline, and one for each file of comparisons."""
+    from examples.comparison.plots import draw_accuracies
+    from examples.comparison.sections import HEADLINE, describe_recipe, iterate_comparisons
+
     headline = {}
     by_file: dict[str, dict] = {}
     for name, path, groups in iterate_comparisons(results):
@@ -88,6 +86,15 @@ def draw_plots(results: dict[str, dict[str, Any]]) -> None:
 
 def make_report() -> str:
     """The whole of `RESULTS.md`."""
+    from examples.comparison.sections import (
+        iterate_comparisons,
+        write_choices,
+        write_comparison,
+        write_headline,
+        write_origin,
+        write_targets,
+    )
+
     results = read_results()
     for name, result in results.items():
         assert result["kind"] in KINDS, f"{name}: {result['kind']}"
@@ -117,9 +124,8 @@ def make_report() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    argparse.ArgumentParser(
-        prog="python -m examples.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(argv)
+    parser = ArgumentParser((), prog="python -m examples.report", description=__doc__)
+    parser.parse(sys.argv[1:] if argv is None else argv)
     REPORT.write_text(make_report(), encoding="utf-8")
     draw_plots(read_results())
     print(f"Written: {REPORT.name}, and the plots under {RESULTS.relative_to(REPOSITORY).as_posix()}/.")

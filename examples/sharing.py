@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-import modeling_ait
-
 
 # Stands for a secret.
 HIDDEN = "HIDDEN"
@@ -22,7 +20,7 @@ HUB_TOKEN_FLAG = re.compile(r"--hub[_-]t(o(k(e(n)?)?)?)?")
 SECRET_FLAG = re.compile(r"--(.*tok(?!ens).*|hub[_-]t.*)", flags=re.IGNORECASE)
 # A shorter value of a variable is no secret, and would be found in other words.
 SHORTEST_SECRET = 6
-CODE_FILES = {path.name for path in Path(modeling_ait.__file__).parent.glob("*_ait.py")}
+CODE_FILES = {path.name for path in (Path(__file__).parents[1] / "modeling_ait").glob("*_ait.py")}
 MODEL_FILES = re.compile(
     r"README\.md|config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|preprocessor_config\.json|example\.png|results\.json"

@@ -243,7 +243,7 @@ class AiTConfig(AiTSavedConfig):
         self._require(
             self.question_size is None or 0 < self.question_size <= MAX_SIZE,
             "question_size",
-            "a positive integer below 2**31 or None",
+            "a positive integer or None, below 2**31",
         )
         self._require(
             self.bottleneck_size is None or 0 < self.bottleneck_size <= MAX_SIZE,

@@ -1,7 +1,10 @@
 """Fixtures that every test can use."""
 
+import os
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_ait import AiTConfig, AiTForImageClassification
 
@@ -9,6 +12,16 @@ from modeling_ait import AiTConfig, AiTForImageClassification
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def working_directory():
+    """What a test writes goes where it says, never beside the tracked files."""
+    folder = os.getcwd()
+    before = set(os.listdir(folder))
+    yield
+    left = {name for name in set(os.listdir(folder)) - before if not name.startswith((".", "__pycache__"))}
+    assert not left, f"left in the working directory: {', '.join(sorted(left))}"
 
 
 @pytest.fixture
@@ -59,3 +72,22 @@ def make_images():
         return torch.randn(batch_size, num_channels, 8, 12, generator=torch.Generator().manual_seed(seed))
 
     return make
+
+
+class SoftmaxDtypes(TorchDispatchMode):
+    """Records the dtype in which each softmax is computed, which its result does not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._softmax.default:
+            self.dtypes.append(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def softmax_dtypes():
+    """A context that records the dtypes of the softmax functions called in it."""
+    return SoftmaxDtypes()

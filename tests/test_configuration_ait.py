@@ -50,6 +50,16 @@ FLOATS = (
         ("hidden_act", "glue", "gelu"),
         ("position_embedding_type", "rotary", '"none"'),
         ("pooling", "max", '"flatten"'),
+        ("intermediate_size", 0, "positive"),
+        ("memory_slot_size", 0, "positive"),
+        ("num_memory_heads", 0, "positive"),
+        ("question_size", 0, "positive integer or None"),
+        ("num_register_tokens", -1, "0 or a positive integer"),
+        ("attention_probs_dropout_prob", 1.0, "below 1"),
+        ("initializer_range", 0.0, "positive"),
+        ("balance_loss_coef", -0.1, "not negative"),
+        ("memory_update_rate", -0.1, "between 0 and 1"),
+        ("layer_norm_eps", 1e-13, "at least 1e-12"),
         ("stem_strides", [], "at least 2"),
         ("stem_strides", [16, 1], "at least 2"),
         ("stem_strides", [2, 2, 2], "product is both sides of `patch_size` (16)"),
@@ -86,6 +96,86 @@ def test_config_refuses_wrong_type(field, value, expected):
         setattr(AiTConfig(), field, value)
 
 
+def test_config_refuses_a_memory_that_would_always_be_zero():
+    with pytest.raises(ValueError, match=r"`memory_update_rate` must be below 1 with `memory_slot_size=1`"):
+        AiTConfig(memory_slot_size=1, memory_update_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"memory_update_rate": 0.0},
+        {"memory_update_rate": 1.0},
+        {"memory_update_rate": 1},
+        {"num_memory_slots": 0},
+        {"num_memory_slots": 1},
+        {"memory_slot_size": 1},
+        {"bottleneck_size": 1},
+        {"bottleneck_size": None},
+        {"question_size": 1},
+        {"num_register_tokens": 0},
+        {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0, "memory_dropout_prob": 0.0},
+        {"balance_loss_coef": 0.0},
+        {"layer_norm_eps": 1e-12},
+        {"stem_strides": [2, 2, 2, 2]},
+        {"hidden_size": 1, "num_attention_heads": 1, "intermediate_size": 1},
+        {"image_size": 16},
+        {"image_size": (16, 32), "patch_size": (16, 8)},
+    ],
+    ids=str,
+)
+def test_config_takes_the_values_at_its_bounds(fields):
+    config = AiTConfig(**fields)
+    assert {name: getattr(config, name) for name in fields} == fields
+
+
+def test_config_defaults_are_pinned():
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    own = {field.name for field in dataclasses.fields(AiTConfig)} - inherited
+    config = AiTConfig()
+    assert {name: getattr(config, name) for name in own} == {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-5,
+        "image_size": 224,
+        "patch_size": 16,
+        "num_channels": 3,
+        "qkv_bias": False,
+        "num_memory_slots": 32,
+        "memory_slot_size": 32,
+        "num_memory_heads": 8,
+        "bottleneck_size": 512,
+        "memory_update_rate": 0.1,
+        "memory_dropout_prob": 0.1,
+        "differentiable_write": True,
+        "hopfield_beta": 1.0,
+        "num_retrieval_steps": 1,
+        "balance_loss_coef": 0.01,
+        "position_embedding_type": "learned",
+        "pooling": "mean",
+        "question_size": None,
+        "update_memory": True,
+        "use_vit_norms": False,
+        "num_register_tokens": 0,
+        "stem_strides": None,
+    }
+    assert config.model_type == "ait"
+    assert config.keys_to_ignore_at_inference == [
+        "hidden_states",
+        "attentions",
+        "balance_loss",
+        "retrieval_attentions",
+        "write_attentions",
+        "energies",
+    ]
+
+
 def test_config_refuses_unknown_size():
     with pytest.raises(ValueError, match=r"'small'.*'tiny'"):
         AiTConfig.from_size("tiny")
@@ -96,6 +186,17 @@ def test_config_from_size_has_paper_sizes(size, num_layers):
     config = AiTConfig.from_size(size, image_size=32, patch_size=4)
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (num_layers, 768, 12)
     assert (config.intermediate_size, config.image_size) == (3072, 32)
+
+
+def test_config_from_size_lets_the_caller_win():
+    config = AiTConfig.from_size("base", num_hidden_layers=3, hidden_size=96)
+    assert (config.num_hidden_layers, config.hidden_size) == (3, 96)
+
+
+def test_config_gives_height_before_width():
+    config = AiTConfig(image_size=(32, 64), patch_size=(8, 16))
+    assert (config.image_shape, config.patch_shape) == ((32, 64), (8, 16))
+    assert (AiTConfig().image_shape, AiTConfig().patch_shape) == ((224, 224), (16, 16))
 
 
 def test_config_round_trip_keeps_every_field(tmp_path):

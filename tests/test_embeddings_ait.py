@@ -1,5 +1,7 @@
 """Positions for images of another size, against transformers' ViT and by hand."""
 
+import math
+
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
@@ -87,6 +89,7 @@ def test_training_at_another_size_reaches_the_positions(make_model):
     [
         ((9, 12), {}, "9 x 12 pixels.*no multiple of the patches' 4 x 4"),
         ((2, 12), {}, "no multiple"),
+        ((0, 12), {}, "0 x 12 pixels.*no multiple"),
         ((16, 12), {"pooling": "flatten"}, 'pooling="flatten".*configured size only'),
     ],
 )
@@ -125,3 +128,45 @@ def test_resizing_to_what_cannot_work_changes_nothing(make_model, fields, size, 
         model.resize_positions(size)
     assert model.config.image_shape == (8, 12)
     assert model.ait.embeddings.position_embeddings.shape[1] == 6
+
+
+def test_resizing_keeps_positions_frozen_and_counts_the_tokens(make_model):
+    model = make_model(pooling="cls")
+    embeddings = model.ait.embeddings
+    embeddings.position_embeddings.requires_grad_(False)
+    assert embeddings.num_tokens == 1 + 6
+    model.resize_positions((16, 20))
+    assert embeddings.num_tokens == 1 + 20
+    assert not embeddings.position_embeddings.requires_grad
+    assert make_model().ait.embeddings.position_embeddings.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_positions_in_half_precision_are_interpolated_in_float32(dtype):
+    table = torch.randn(1, 16, 8).to(dtype)
+    expected = interpolate_positions(table.float(), (4, 4), (7, 9)).to(dtype)
+    assert torch.equal(interpolate_positions(table, (4, 4), (7, 9)), expected)
+
+
+def test_question_is_cast_to_the_dtype_of_the_model(make_model):
+    model = make_model(AiTForRelationalReasoning, question_size=5).eval()
+    embeddings = model.ait.embeddings
+    with torch.no_grad():
+        expected = embeddings(torch.zeros(2, 3, 8, 12), torch.ones(2, 5))
+        lean = embeddings.bfloat16()(torch.zeros(2, 3, 8, 12).bfloat16(), torch.ones(2, 5))
+    assert lean.dtype == torch.bfloat16
+    # 8 bits of mantissa, behind three norms.
+    torch.testing.assert_close(lean.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "strides", "widths"),
+    [(64, [2, 2], [32, 64]), (64, [2, 2, 2], [16, 32, 64]), (16, [2, 2, 2], [8, 8, 16]), (64, [4], [64])],
+)
+def test_stem_doubles_its_width_towards_the_tokens(make_model, hidden_size, strides, widths):
+    side = math.prod(strides)
+    model = make_model(hidden_size=hidden_size, stem_strides=strides, patch_size=side, image_size=2 * side)
+    stem = model.ait.embeddings.patch_embeddings.stem
+    assert [convolution.out_channels for convolution in stem.convolutions] == widths
+    assert [convolution.kernel_size[0] for convolution in stem.convolutions] == [2 * each - 1 for each in strides]
+    assert [norm.num_channels for norm in stem.norms] == widths[:-1]

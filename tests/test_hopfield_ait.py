@@ -52,3 +52,17 @@ def test_retrieval_keeps_the_dtype_and_energy_is_float32():
     retrieved, attention = retrieve_patterns(states, patterns, beta=1.0)
     assert retrieved.dtype == attention.dtype == torch.bfloat16
     assert compute_energy(states, patterns, beta=1.0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_softmax_in_half_precision_is_computed_in_float32(softmax_dtypes, dtype):
+    patterns, states = torch.randn(50, 16).to(dtype), torch.randn(40, 16).to(dtype)
+    with softmax_dtypes:
+        _, attention = retrieve_patterns(states, patterns, beta=1.0, num_steps=2)
+    assert attention.dtype == dtype
+    assert softmax_dtypes.dtypes == [torch.float32] * 2
+
+
+def test_energy_in_half_precision_is_that_of_the_same_numbers_in_float32():
+    patterns, states = torch.randn(5, 64).bfloat16(), 4 * torch.randn(9, 64).bfloat16()
+    assert torch.equal(compute_energy(states, patterns, 0.7), compute_energy(states.float(), patterns.float(), 0.7))

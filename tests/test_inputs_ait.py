@@ -119,3 +119,16 @@ def test_integer_questions_and_images_are_taken_as_numbers(make_model, make_imag
     bits = torch.tensor([[1, 0, 0, 1, 0]] * 4)
     with torch.no_grad():
         assert torch.equal(model(make_images(), bits).logits, model(make_images(), bits.float()).logits)
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([0.5, -1.0, 2.0, 0.0]), torch.tensor([[0.5], [-1.0], [2.0], [0.0]])])
+def test_one_output_is_a_regression(make_model, make_images, targets):
+    model = make_model(num_labels=1).eval()
+    outputs = model(make_images(), labels=targets)
+    expected = (outputs.logits.flatten() - targets.flatten()).square().mean()
+    torch.testing.assert_close(outputs.loss, expected)
+    assert model.config.problem_type == "regression"
+
+
+def test_labels_for_a_model_without_classes_are_refused(make_model, make_images):
+    refuse(make_model(num_labels=0), r"no classes \(`num_labels` is 0\)", make_images(), labels=torch.zeros(4).long())

@@ -9,6 +9,7 @@ from transformers.utils import is_torchvision_available
 
 import modeling_ait
 from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel
+from modeling_ait.modeling_ait import eager_attention_forward
 from modeling_ait.workspace_ait import make_initial_memory
 
 
@@ -234,7 +235,46 @@ def test_eager_equals_sdpa_attention(make_model, make_images):
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
 
 
+def test_write_attention_of_a_token_stands_at_its_sample_and_place(make_model, make_images):
+    """A token that differs from all others, in one sample, gets another attention at its own place alone."""
+    model = make_model(AiTModel, num_hidden_layers=1, bottleneck_size=None).eval()
+    tokens = torch.zeros(3, 6, 16)
+    tokens[1, 4] = torch.randn(16)
+    write = model.layers[0].workspace.write
+    seen = []
+    write.register_forward_hook(lambda module, args, output: seen.append(output[2]))
+    model.layers[0].workspace.write.register_forward_pre_hook(lambda module, args: (args[0], tokens))
+    attention = model(make_images(3), update_memory=True, output_workspace=True).write_attentions[0]
+    assert torch.equal(attention, seen[0])
+    others = torch.ones(3, 6, dtype=torch.bool)
+    others[1, 4] = False
+    for head_and_slot in attention.flatten(0, 1):
+        rest = head_and_slot[others]
+        torch.testing.assert_close(rest, rest[:1].expand(17))
+        assert (head_and_slot[1, 4] - rest[0]).abs() > 1e-3
+
+
+def test_energies_are_those_of_the_tokens_before_and_after_with_the_model_s_beta(make_model, make_images):
+    model = make_model(AiTModel, hopfield_beta=2.5, num_retrieval_steps=2).eval()
+    retrieve, seen = model.layers[0].workspace.retrieve, []
+    retrieve.register_forward_hook(lambda module, args, output: seen.append((args[0], args[1], output[0])))
+    energies = model(make_images(), output_workspace=True).energies[0]
+    ((memory, before, after),) = seen
+    patterns = retrieve.pattern_proj(memory)
+    torch.testing.assert_close(energies[0], modeling_ait.compute_energy(before, patterns, 2.5))
+    torch.testing.assert_close(energies[1], modeling_ait.compute_energy(after, patterns, 2.5))
+
+
 # Number formats
+
+
+def test_eager_softmax_is_float32(make_model, softmax_dtypes):
+    query, key, value = (torch.randn(2, 2, 30, 8).bfloat16() for _ in range(3))
+    module = make_model().ait.layers[0].attention.eval()
+    with softmax_dtypes:
+        attended, _ = eager_attention_forward(module, query, key, value, None, scaling=0.5)
+    assert attended.dtype == torch.bfloat16
+    assert softmax_dtypes.dtypes == [torch.float32]
 
 
 def test_memories_stay_float32_whatever_the_model_is_cast_to(make_model, make_images, tmp_path):

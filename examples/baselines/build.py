@@ -1,19 +1,20 @@
-"""The list of architectures, and how each is built from the configuration of an AiT."""
+"""Building an architecture of the table from the configuration of an AiT."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
-from examples.baselines.common import OWN_FIELDS, SHARED_FIELDS, BaselineConfig, BaselineModel
-from examples.baselines.coordination import CoordinationModel
-from examples.baselines.perceiver import PerceiverModel
-from examples.baselines.relation_network import RelationNetworkModel
-from examples.baselines.set_transformer import SetTransformerModel
+from examples.baselines.catalog import ARCHITECTURES
+from examples.baselines.common import BaselineConfig
 from examples.errors import InputError, refuse_unknown_keys
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
+
+
+WIDE_MLP = "ait_no_workspace_wide_mlp"
 
 
 def build_ait(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
@@ -56,56 +57,29 @@ def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
         "id2label",
         "label2id",
     )
-    return ViTForImageClassification(ViTConfig(**{**{name: getattr(config, name) for name in shared}, **overrides}))
+    try:
+        vit_config = ViTConfig(**{**{name: getattr(config, name) for name in shared}, **overrides})
+    except StrictDataclassError as error:
+        raise InputError(f"`baseline_config` of 'vit' does not work: {' '.join(str(error).split())}") from error
+    if vit_config.hidden_size % vit_config.num_attention_heads:
+        raise InputError(
+            f"`num_attention_heads` of 'vit' must be a divisor of `hidden_size` ({vit_config.hidden_size}), but got "
+            f"{vit_config.num_attention_heads}."
+        )
+    return ViTForImageClassification(vit_config)
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """
-    An architecture to choose by name.
-
-    Args:
-        description: What it is, for a list in a help text.
-        build: Builds it from the configuration of an AiT and, but for AiT itself, fields that differ.
-        fields: Fields that `baseline_config` may change.
-        is_matched: Whether the width of its MLP may be chosen so that it has as many parameters as the AiT.
-    """
-
-    description: str
-    build: Callable[..., PreTrainedModel]
-    fields: frozenset[str] = frozenset()
-    is_matched: bool = False
-
-
-def describe_baseline(
-    model_class: type[BaselineModel], description: str, is_matched: bool = True, **defaults: Any
-) -> Architecture:
-    """Enter a baseline, with the fields of its published design that are not the AiT's."""
+def find_builder(name: str) -> Callable[..., PreTrainedModel]:
+    """Import an architecture and return what builds it from the configuration of an AiT and fields that differ."""
+    architecture = ARCHITECTURES[name]
+    found: Any = resolve_name(architecture.builder)
+    if not isinstance(found, type):
+        return found
 
     def build(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
-        return model_class(BaselineConfig.from_ait(config, **{**defaults, **overrides}))
+        return found(BaselineConfig.from_ait(config, **{**architecture.defaults, **overrides}))
 
-    return Architecture(description, build, frozenset((*SHARED_FIELDS, *OWN_FIELDS)), is_matched)
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "ait": Architecture("the Associative Transformer", build_ait),
-    "ait_no_workspace": Architecture("the workspace is the only difference", build_ait_no_workspace),
-    "ait_no_workspace_wide_mlp": Architecture(
-        "the same with as many parameters as the AiT", build_ait_no_workspace_wide_mlp
-    ),
-    "vit": Architecture("transformers' ViT", build_vit, frozenset(ViTConfig().to_dict()), is_matched=True),
-    # Depth and dropout are part of the published design.
-    "coordination": describe_baseline(
-        CoordinationModel, "TR+HSW, a workspace for each sample", num_hidden_layers=4, hidden_dropout_prob=0.1
-    ),
-    "set_transformer": describe_baseline(SetTransformerModel, "attention through inducing points"),
-    "perceiver": describe_baseline(PerceiverModel, "attention through latents", num_slots=32),
-    # Published with a size of its own, and without anything in common with the AiT's.
-    "relation_network": describe_baseline(
-        RelationNetworkModel, "an MLP on all pairs of cells", is_matched=False, intermediate_size=256
-    ),
-}
+    return build
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -132,6 +106,16 @@ def match_intermediate_size(build: Callable[..., PreTrainedModel], config: AiTCo
     return min(candidates, key=lambda size: (abs(count(size) - target), size))
 
 
+def check_fields(name: str, fields: Any) -> None:
+    """Raise an `InputError` for fields of `baseline_config` that are no mapping, or that an architecture ignores."""
+    if not isinstance(fields, dict):
+        raise InputError(f"`baseline_config` of {name!r} must be a mapping of fields, but got {fields!r}.")
+    allowed = ARCHITECTURES[name].fields
+    if fields and not allowed:
+        raise InputError(f"The architecture {name!r} takes its fields from `model_config`, not `baseline_config`.")
+    refuse_unknown_keys(fields, set(allowed), f"`baseline_config` of {name!r}")
+
+
 def build_architecture(
     name: str,
     config: AiTConfig,
@@ -151,12 +135,14 @@ def build_architecture(
     Raises:
         InputError: for an unknown architecture, fields that it does not have, or a task that it cannot do.
     """
-    refuse_unknown_keys({name: None, **(baseline_config or {})}, set(ARCHITECTURES), "The list of architectures")
-    architecture = ARCHITECTURES[name]
-    overrides = dict((baseline_config or {}).get(name, {}))
-    if overrides and not architecture.fields:
-        raise InputError(f"The architecture {name!r} takes its fields from `model_config`, not `baseline_config`.")
-    refuse_unknown_keys(overrides, set(architecture.fields), f"`baseline_config` of {name!r}")
+    given = baseline_config or {}
+    refuse_unknown_keys([name, *given], set(ARCHITECTURES), "The choice of architectures")
+    for other, fields in given.items():
+        check_fields(other, fields)
+    architecture, build = ARCHITECTURES[name], find_builder(name)
+    overrides = dict(given.get(name, {}))
+    if not match_parameters and name == WIDE_MLP:
+        raise InputError(f"{name!r} has the AiT's number of parameters by design: leave out `match_parameters` False.")
     if match_parameters and architecture.is_matched and "intermediate_size" not in overrides:
-        overrides["intermediate_size"] = match_intermediate_size(architecture.build, config, overrides)
-    return architecture.build(config, **overrides)
+        overrides["intermediate_size"] = match_intermediate_size(build, config, overrides)
+    return build(config, **overrides)

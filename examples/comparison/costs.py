@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from examples.baselines import build_architecture, count_parameters
-from examples.comparison.plan import Setting, Variant, get_dataset_name, make_config, merge_model_config
-from examples.data.catalog import IMAGE_CLASSIFICATION, find_benchmark
+from examples.baselines.build import build_architecture, count_parameters
+from examples.comparison.plan import Setting, Variant, make_config, merge_model_config
+from examples.data.catalog import IMAGE_CLASSIFICATION, Benchmark
 from examples.data.sort_of_clevr import QUESTION_SIZE
 from examples.training.cost import (
     INFERENCE,
@@ -24,10 +24,9 @@ Costs = dict[str, dict[str, Any]]
 
 
 def make_builders(
-    setting: Setting, recipe: dict[str, Any], variants: list[Variant], passed_on: list[str]
+    setting: Setting, recipe: dict[str, Any], benchmark: Benchmark | None, variants: list[Variant]
 ) -> dict[str, Builder]:
     """How to build each model of a recipe."""
-    benchmark = find_benchmark(get_dataset_name(recipe, passed_on)) or find_benchmark(recipe.get("dataset_name"))
     task: dict[str, Any] = {"num_labels": 10 if benchmark is None else benchmark.num_classes}
     if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
         task["question_size"] = QUESTION_SIZE

@@ -6,29 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from examples.data.catalog import IMAGE_CLASSIFICATION, find_benchmark
+from examples.comparison.ablations import ABLATIONS
+from examples.data.catalog import IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
 from modeling_ait import AiTConfig
 from modeling_ait.configuration_ait import PAPER_SIZES
 
 
-# Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "no_balance_loss": {"model_config": {"balance_loss_coef": 0.0}},
-    "no_bottleneck": {"model_config": {"bottleneck_size": None}},
-    "no_memory": {"model_config": {"num_memory_slots": 0}},
-    "detached_write": {"model_config": {"differentiable_write": False}},
-    "reset_memory": {"reset_memory": True},
-    "no_positions": {"model_config": {"position_embedding_type": "none"}},
-    "differentiable_write": {"model_config": {"differentiable_write": True}},
-    "learned_positions": {"model_config": {"position_embedding_type": "learned"}},
-    "mean_pooling": {"model_config": {"pooling": "mean"}},
-    "flatten_pooling": {"model_config": {"pooling": "flatten"}},
-    "cls_pooling": {"model_config": {"pooling": "cls"}},
-    **{f"beta_{beta:g}": {"model_config": {"hopfield_beta": beta}} for beta in (0.1, 0.5, 2.0, 5.0)},
-    **{f"slots_{slots}": {"model_config": {"num_memory_slots": slots}} for slots in (8, 16, 64, 128)},
-}
 # What the comparison itself sets: passed on, they would change a run but not its label.
 OWN_FLAGS = (
     "architecture",
@@ -162,21 +147,25 @@ def refuse_idle_ablations(settings: list[Setting], recipes: Mapping[str, dict], 
                 )
 
 
-def get_dataset_name(recipe: dict[str, Any], passed_on: list[str]) -> str | None:
-    """The data set of the runs: the one that is passed on, else the recipe's."""
-    name = recipe.get("dataset_name")
+def choose_benchmark(recipe: dict[str, Any], passed_on: list[str]) -> Benchmark | None:
+    """The benchmark of the runs: that of the data set that is passed on, if it is known, else the recipe's."""
+    name = None
     for index, flag in enumerate(passed_on):
         key, equals, value = flag.partition("=")
         if key.replace("-", "_") == "__dataset_name":
             name = value if equals else passed_on[index + 1] if index + 1 < len(passed_on) else None
-    return name
+    return find_benchmark(name) or find_benchmark(recipe.get("dataset_name"))
 
 
 def make_command(
-    run: RunKey, variant: Variant, recipe: dict[str, Any], folder: Path, passed_on: list[str]
+    run: RunKey,
+    variant: Variant,
+    recipe: dict[str, Any],
+    benchmark: Benchmark | None,
+    folder: Path,
+    passed_on: list[str],
 ) -> tuple[str, ...]:
     """The command of one run; a size that is the recipe's own needs no flag."""
-    benchmark = find_benchmark(get_dataset_name(recipe, passed_on))
     script = f"examples.{IMAGE_CLASSIFICATION if benchmark is None else benchmark.task}"
     flags = ["--architecture", variant.architecture, "--seed", str(run.seed), "--output_dir", str(folder)]
     if run.size is not None and run.size != recipe.get("size"):
@@ -191,6 +180,7 @@ def make_command(
 def plan_runs(
     settings: list[Setting],
     recipes: Mapping[str, dict[str, Any]],
+    benchmarks: Mapping[str, Benchmark | None],
     variants: list[Variant],
     seeds: list[int],
     output_dir: str,
@@ -204,6 +194,7 @@ def plan_runs(
                 key = RunKey(*setting, variant.label, seed)
                 name = variant.label.replace(", ", "-").replace(" ", "_")
                 folder = Path(output_dir) / setting.name / f"{name}-seed_{seed}"
-                command = make_command(key, variant, recipes[setting.recipe], folder, passed_on)
+                recipe, benchmark = recipes[setting.recipe], benchmarks[setting.recipe]
+                command = make_command(key, variant, recipe, benchmark, folder, passed_on)
                 runs.append(Run(key, folder, command))
     return runs

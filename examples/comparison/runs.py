@@ -97,7 +97,7 @@ def exit_on_signals() -> Iterator[None]:
     """Turn the signals that end a process into an exit that still cleans up."""
 
     def exit_cleanly(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     before = {number: signal.signal(number, exit_cleanly) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:

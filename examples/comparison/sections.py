@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from examples.comparison.costs import describe_cost
 from examples.comparison.plots import NAMES
 from examples.comparison.statistics import Runs, describe, group_runs, judge_difference, score
 from examples.data.catalog import BENCHMARKS, Benchmark, find_benchmark
-from examples.training.arguments import read_recipe
+from examples.training.recipes import read_recipe
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,14 +48,16 @@ def iterate_comparisons(results: Results) -> Iterator[tuple[str, str, dict[str, 
                 yield name, recipe, groups
 
 
-def open_recipe(setting: str) -> dict[str, Any]:
-    """The recipe of a setting, which may name a size behind it."""
-    return read_recipe(str(REPOSITORY / setting.split(" ")[0]))
+@cache
+def read_setting(setting: str) -> tuple[dict[str, Any], Benchmark | None]:
+    """The recipe of a setting, which may name a size behind it, and its benchmark: read and looked up once."""
+    recipe = read_recipe(str(REPOSITORY / setting.split(" ")[0]))
+    return recipe, find_benchmark(recipe["dataset_name"])
 
 
 def describe_recipe(path: str, groups: dict[str, Runs]) -> tuple[str, Benchmark | None, str | None]:
     """Title, benchmark and variant of the runs of a recipe."""
-    benchmark = find_benchmark(open_recipe(path)["dataset_name"])
+    _, benchmark = read_setting(path)
     variant = next(iter(groups.values()))[0]["variant"]
     title = Path(path).stem if benchmark is None else benchmark.title
     return (title if variant is None else f"{title}, {variant}"), benchmark, variant
@@ -88,7 +91,7 @@ def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
             _, benchmark, recipe_variant = describe_recipe(path, groups)
             if benchmark is not BENCHMARKS[name] or (variant is not None and variant != recipe_variant):
                 continue
-            if size is not None and (groups_size(groups) or open_recipe(path).get("size")) != size:
+            if size is not None and (groups_size(groups) or read_setting(path)[0].get("size")) != size:
                 continue
             for label, runs in groups.items():
                 if label == "ait" or label.startswith("ait, "):
@@ -145,11 +148,12 @@ def sum_up(verdicts: list[str]) -> str:
 def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any]) -> list[str]:
     """One recipe: a table of all models, and the published numbers."""
     title, benchmark, variant = describe_recipe(path, groups)
+    recipe, _ = read_setting(path)
     costs = result["costs"].get(path, {})
     first = next(iter(groups.values()))[0]
     lines = [f"### {title}: `{path}`", ""]
     lines += [
-        f"{open_recipe(path)['num_train_epochs']} epoch(s) over "
+        f"{recipe['num_train_epochs']} epoch(s) over "
         f"{first.get('num_train_questions', first['num_train_samples']):,} "
         f"training samples, {first.get('num_eval_questions', first['num_eval_samples']):,} test samples. "
         f"Accuracy in percent: mean ± standard deviation over seeds.",

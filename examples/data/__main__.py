@@ -9,36 +9,38 @@ import sys
 import textwrap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import numpy as np
-from transformers import HfArgumentParser
+from examples.data.arguments import DataArguments
+from examples.errors import InputError, make_place, run_script
+from examples.parsing import ArgumentParser
 
-from examples.data.arguments import DataArguments, HelpFormatter
-from examples.data.catalog import Benchmark, find_benchmark
-from examples.data.decoding import check_images, leave_out_bad_images
-from examples.data.generated import SPLITS
-from examples.data.labels import read_label_names
-from examples.data.loading import choose_column, choose_image_column, load_splits
-from examples.data.sort_of_clevr import ANSWERS, describe_question
-from examples.errors import InputError, run_script
+
+if TYPE_CHECKING:
+    import datasets
+
+    from examples.data.catalog import Benchmark
 
 
 QUESTIONS_PER_IMAGE = 6
+PICTURES = (".png", ".jpg", ".svg", ".pdf", ".webp")
 
 
 def caption(row: dict[str, Any], label_column: str, label_names: list[str]) -> str:
     """What stands below an image: its class, or some of its questions, of all types, with their answers."""
     if "questions" not in row:
         return label_names[row[label_column]]
+    import numpy as np
+
+    from examples.data.sort_of_clevr import ANSWERS, describe_question
+
     chosen = np.linspace(0, len(row["questions"]) - 1, QUESTIONS_PER_IMAGE).round().astype(int)
     lines = [f"{describe_question(row['questions'][index])} {ANSWERS[row['answers'][index]]}" for index in chosen]
     return "\n".join("\n".join(textwrap.wrap(line, 40, subsequent_indent="   ")) for line in lines)
 
 
 def draw_contact_sheet(
-    data: datasets.Dataset, image_column: str, label_column: str, label_names: list[str], title: str, path: Path
+    data: "datasets.Dataset", image_column: str, label_column: str, label_names: list[str], title: str, path: Path
 ) -> None:
     """Draw all images of a (short) data set into a file, in rows of four."""
     import matplotlib
@@ -78,22 +80,27 @@ class PreviewArguments:
     upload_to: str | None = field(default=None, metadata={"help": "Hub id to push all splits to, as parquet."})
 
 
-def generated_sizes(arguments: DataArguments, benchmark: Benchmark | None) -> dict[str, int] | None:
+def generated_sizes(arguments: DataArguments, benchmark: "Benchmark | None") -> dict[str, int] | None:
     """Rows of each split of a generated benchmark; `None` for another data set."""
     if benchmark is None or benchmark.builder is None:
         return None
+    from examples.data.generated import SPLITS
+
     given = (arguments.generator_train_size, arguments.generator_test_size)
     defaults = benchmark.builder.default_sizes
     return {split: default if size is None else size for split, size, default in zip(SPLITS, given, defaults)}
 
 
 def draw_preview(
-    splits: datasets.DatasetDict,
+    splits: "datasets.DatasetDict",
     arguments: PreviewArguments,
     data_arguments: DataArguments,
-    benchmark: Benchmark | None,
+    benchmark: "Benchmark | None",
 ) -> None:
     """Draw the first images of a split into the file that the arguments name."""
+    from examples.data.labels import read_label_names
+    from examples.data.loading import choose_column, choose_image_column
+
     if arguments.preview_split not in splits:
         raise InputError(f"There is no split {arguments.preview_split!r}. The data set has: {', '.join(splits)}.")
     data = splits[arguments.preview_split]
@@ -105,7 +112,6 @@ def draw_preview(
     variant = "" if data_arguments.dataset_config_name is None else f", {data_arguments.dataset_config_name}"
     shown = data.select(range(min(arguments.num_images, len(data))))
     path = Path(str(arguments.preview))
-    path.parent.mkdir(parents=True, exist_ok=True)
     title = f"{name}{variant}: {arguments.preview_split}"
     draw_contact_sheet(shown, image_column, label_column, label_names, title, path)
     print(f"Written: {path}")
@@ -114,16 +120,21 @@ def draw_preview(
 def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    parser = HfArgumentParser(
-        (PreviewArguments, DataArguments),  # type: ignore[arg-type]
-        description=__doc__,
-        usage="python -m examples.data NAME [--preview FILE.png] [--flag value ...]",
-        formatter_class=HelpFormatter,
-    )
-    arguments, data_arguments = parser.parse_args_into_dataclasses(argv)
+    usage = "python -m examples.data NAME [--preview FILE.png] [--flag value ...]"
+    parser = ArgumentParser((PreviewArguments, DataArguments), description=__doc__, usage=usage)
+    arguments, data_arguments = parser.parse(argv)
     data_arguments.dataset_name = name or data_arguments.dataset_name
     if arguments.num_images < 1:
         raise InputError(f"`--num_images` must be at least 1, but got {arguments.num_images}.")
+    if arguments.preview is not None and make_place(arguments.preview).suffix not in PICTURES:
+        raise InputError(
+            f"`--preview` takes a file that ends in {', '.join(PICTURES)}, but got {arguments.preview!r}."
+        )
+    # Late, so that neither help nor a mistake in the arguments waits for them.
+    from examples.data.catalog import find_benchmark
+    from examples.data.decoding import check_images, leave_out_bad_images
+    from examples.data.loading import choose_image_column, load_splits
+
     benchmark = find_benchmark(data_arguments.dataset_name)
     sizes = generated_sizes(data_arguments, benchmark)
     if sizes is not None and arguments.upload_to is None:

@@ -1,19 +1,17 @@
 """Arguments that say what to train on."""
 
 import math
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from examples.errors import InputError
-
-
-class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows the defaults, and the lines of the description as they are."""
 
 
 @dataclass
 class DataArguments:
     """What to train on."""
+
+    _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = field(
         default=None,
@@ -42,6 +40,10 @@ class DataArguments:
     skip_bad_images: bool = field(
         default=False,
         metadata={"help": "Open every image before anything else, and leave out those that cannot be read."},
+    )
+    allow_outside_files: bool = field(
+        default=False,
+        metadata={"help": "Open files outside the data folder, to which its links or a table's paths lead."},
     )
     question_types: list[str] | None = field(
         default=None,
@@ -72,6 +74,12 @@ class DataArguments:
                 raise InputError(f"`--{name}` takes finite numbers, but got {values}.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise InputError(f"`--image_std` takes numbers above 0, but got {self.image_std}.")
+        for name, lowest in (("max_train_samples", 1), ("max_eval_samples", 1), ("crop_padding", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
+        if not 0 < self.eval_fraction < 1:
+            raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
         if self.check_images and self.skip_bad_images:
             raise InputError(
                 "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."

@@ -1,16 +1,19 @@
 """From an encoded image to its pixels, as everything else that opens it shows them."""
 
 import io
+import os
+import re
 from collections.abc import Iterator
 
 import datasets
 import numpy as np
 from PIL import Image, ImageOps
 
+from examples.data.files import show
 from examples.errors import InputError
 
 
-def decode_image(encoded: dict, where: str) -> Image.Image:
+def decode_image(encoded: dict | None, where: str) -> Image.Image:
     """
     Open an image as `datasets` stores it when decoding is off, turned as its EXIF orientation says.
 
@@ -19,21 +22,31 @@ def decode_image(encoded: dict, where: str) -> Image.Image:
     Raises:
         InputError: if it is truncated, too large or no image; the message names its path, or the row that holds it.
     """
-    path, content = encoded.get("path"), encoded.get("bytes")
-    if content is None:
-        where = str(path)
-    elif path:
-        where = f"{path} ({where})"
+    path, content = (encoded or {}).get("path"), (encoded or {}).get("bytes")
+    if path:
+        where = show(path) if content is None else f"{show(path)} ({where})"
     try:
-        image = Image.open(str(path) if content is None else io.BytesIO(content))
+        image = Image.open(find_file(path) if content is None else io.BytesIO(content))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return scale_grey_levels(image)
     # What Pillow raises for a broken file has no common base: OSError, SyntaxError, ValueError, a decompression bomb.
     except Exception as error:
+        # Of an image in memory Pillow names the address.
+        reason = re.sub(r" <_io\.BytesIO.*>", "", " ".join(str(error).split()))
         raise InputError(
-            f"The image {where} cannot be read ({error}). Repair or remove it; `--check_images` lists all such images."
+            f"The image {where} cannot be read ({reason}). Repair or remove it; `--check_images` lists all such "
+            "images."
         ) from error
+
+
+def find_file(path: str | None) -> str:
+    """The path of an image that is a file: a pipe or a device would be waited for without end."""
+    if path is None:
+        raise ValueError("there is none")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is no file")
+    return path
 
 
 def scale_grey_levels(image: Image.Image) -> Image.Image:
@@ -50,12 +63,12 @@ def scale_grey_levels(image: Image.Image) -> Image.Image:
     return image
 
 
-def find_bad_images(data: datasets.Dataset, image_column: str) -> Iterator[tuple[int, InputError]]:
+def find_bad_images(data: datasets.Dataset, image_column: str, split: str) -> Iterator[tuple[int, InputError]]:
     """Decode every image; yield the row and the error of each that cannot be read."""
     images = data.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
     for row, sample in enumerate(images):
         try:
-            decode_image(sample[image_column], f"row {row} of column {image_column!r}").convert("RGB")
+            decode_image(sample[image_column], f"row {row} of the {split} split").convert("RGB")
         except InputError as error:
             yield row, error
 
@@ -68,8 +81,8 @@ def check_images(splits: dict[str, datasets.Dataset], image_column: str) -> None
         InputError: if some cannot be read, after each has been named in a printed line.
     """
     num_bad, num_images = 0, sum(map(len, splits.values()))
-    for data in splits.values():
-        for _, error in find_bad_images(data, image_column):
+    for split, data in splits.items():
+        for _, error in find_bad_images(data, image_column, split):
             num_bad += 1
             print(error)
     if num_bad:
@@ -82,7 +95,7 @@ def check_images(splits: dict[str, datasets.Dataset], image_column: str) -> None
 
 def leave_out_bad_images(data: datasets.Dataset, image_column: str, split: str) -> datasets.Dataset:
     """Leave out the images that cannot be read, and say how many and which."""
-    bad = dict(find_bad_images(data, image_column))
+    bad = dict(find_bad_images(data, image_column, split))
     for error in bad.values():
         print(f"Left out: {error}")
     print(f"Left out of the {split} split: {len(bad)} of {len(data)} images, which cannot be read.")

@@ -7,7 +7,7 @@ from transformers import ViTImageProcessorPil
 
 from examples.data.arguments import DataArguments
 from examples.data.decoding import decode_image
-from examples.data.loading import ImageData
+from examples.data.loading import ROW_COLUMN, ImageData
 
 
 class ImagePixelsDataset(torch.utils.data.Dataset):
@@ -51,8 +51,9 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
 
     def read(self, index: int) -> torch.Tensor:
         """Decode and resize one image, as uint8 (num_channels, height, width)."""
-        encoded = self.data[index][self.image_column]
-        image = decode_image(encoded, f"row {index} of column {self.image_column!r}").convert("RGB")
+        sample = self.data[index]
+        where = f"row {sample.get(ROW_COLUMN, index)} of column {self.image_column!r}"
+        image = decode_image(sample[self.image_column], where).convert("RGB")
         pixels = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
         return pixels["pixel_values"][0].to(torch.uint8)
 

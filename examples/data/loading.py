@@ -1,18 +1,28 @@
 """Data sets by name: loading, checks, and the choice of splits and columns."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from examples.data.arguments import DataArguments
 from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.data.decoding import check_images, leave_out_bad_images
-from examples.data.folders import SPLIT_NAMES, holds_data, load_local_folder
+from examples.data.files import SPLIT_NAMES, refuse_linked_images
+from examples.data.folders import LAYOUTS, holds_data, load_local_folder
 from examples.data.generated import load_generated
-from examples.data.labels import encode_labels, has_known_label, hold_out, read_label_names, warn_of_unseen_classes
+from examples.data.labels import (
+    encode_labels,
+    has_known_label,
+    hold_out,
+    read_label_names,
+    warn_of_single_images,
+    warn_of_unseen_classes,
+)
 from examples.errors import InputError
 
 
@@ -43,16 +53,21 @@ def load_digits() -> datasets.DatasetDict:
     return data.train_test_split(test_size=0.2, seed=0, stratify_by_column="label")
 
 
+# The rows before a part is held out or drawn, so that an image that cannot be read is found again.
+ROW_COLUMN = "row"
 EMBEDDED = {"digits": load_digits}
 
 
 def refuse_shadowed_folder(name: str) -> None:
     """Refuse the name of a known data set that a folder with data in the working directory has as well."""
-    if Path(name).is_dir() and holds_data(Path(name)):
+    if not Path(name).is_dir():
+        return
+    if holds_data(Path(name)):
         raise InputError(
             f"{name!r} is both a known data set and a folder here. Pass `--dataset_name ./{name}` for the folder; for "
             "the data set, rename the folder or work elsewhere."
         )
+    print(f"The folder {name!r} here holds no images and no parquet files: the known data set {name!r} is loaded.")
 
 
 def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datasets.DatasetDict:
@@ -81,7 +96,9 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
         )
     path = Path(name).expanduser()
     if path.is_dir():
-        return load_local_folder(path, arguments.dataset_config_name)
+        return load_local_folder(path, arguments.dataset_config_name, arguments.allow_outside_files)
+    if path.is_file():
+        raise InputError(f"{name!r} is a file: `--dataset_name` takes the folder that holds it. Expected {LAYOUTS}.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(
             f"There is no folder {name!r}. `--dataset_name` takes a folder, a Hub id, or one of: {known}."
@@ -93,7 +110,7 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             "or a local folder."
         )
     try:
-        return datasets.load_dataset(hub_id, arguments.dataset_config_name)
+        splits = datasets.load_dataset(hub_id, arguments.dataset_config_name)
     except Exception as error:
         # Which exception tells an unknown name, a missing login or a missing network changes between versions.
         raise InputError(
@@ -101,6 +118,10 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             f"Without a network pass a local folder with its files, or one of digits, triangle, sort_of_clevr, as "
             "`--dataset_name`."
         ) from error
+    if not arguments.allow_outside_files:
+        caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)
+        refuse_linked_images(splits, hub_id, [os.path.realpath(cache) for cache in caches])
+    return splits
 
 
 def choose_column(given: str | None, candidates: tuple[str, ...], columns: list[str], flag: str) -> str:
@@ -115,8 +136,10 @@ def choose_column(given: str | None, candidates: tuple[str, ...], columns: list[
 
 
 def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
-    """The split of this name; `val` and `valid` are other names of `validation`."""
-    found = "validation" if name not in splits and SPLIT_NAMES.get(name.lower()) == "validation" else name
+    """The split of this name in any capitalisation; `val` and `valid` are other names of `validation`."""
+    lower = name.lower()
+    other_name = "validation" if SPLIT_NAMES.get(lower) == "validation" else lower
+    found = name if name in splits else other_name
     if found not in splits:
         raise InputError(f"There is no split {name!r} (`{flag}`). The data set has: {', '.join(splits)}.")
     return found
@@ -132,7 +155,7 @@ def choose_eval_split(
     candidates = [name for name in ("test", "validation", "valid", "val") if name in splits and name != train_split]
     for name in candidates[:-1]:
         data = splits[name]
-        if label_column in data.column_names and has_known_label(data, label_column, label_names):
+        if label_column in data.column_names and has_known_label(data, label_column, label_names, name):
             return name
         print(f"The {name} split has no label that training knows: it is left out.")
     return candidates[-1] if candidates else None
@@ -167,13 +190,17 @@ def check_columns(data: datasets.Dataset, image_column: str, label_column: str, 
         )
 
 
+def refuse_empty(data: datasets.Dataset, split: str, name: str | None) -> None:
+    if len(data) == 0:
+        raise InputError(f"The {split} split of {name!r} is empty.")
+
+
 def cut_to_size(data: datasets.Dataset, limit: int | None, split: str, name: str | None) -> datasets.Dataset:
     """Keep that many rows."""
+    refuse_empty(data, split, name)
     if limit is not None:
         # Shuffled, because folders of images come sorted by class.
         data = data.shuffle(seed=0).select(range(min(limit, len(data))))
-    if len(data) == 0:
-        raise InputError(f"The {split} split of {name!r} is empty.")
     return data
 
 
@@ -190,23 +217,32 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     splits = load_splits(arguments, benchmark)
     train = splits[find_split(splits, arguments.train_split, "--train_split")]
     image_column, label_column = choose_columns(train, arguments, benchmark)
+    refuse_empty(train, "training", arguments.dataset_name)
     label_names = read_label_names(train, label_column)
     eval_split = choose_eval_split(splits, arguments, label_column, label_names)
     parts = {"training": train}
     if eval_split is not None:
         parts["evaluation"] = splits[eval_split]
+        if parts["evaluation"] is train:
+            print(f"Warning: the {eval_split} split is both trained and evaluated on.")
     for split, data in parts.items():
         check_columns(data, image_column, label_column, split)
         data = data.select_columns([image_column, label_column])
-        parts[split] = encode_labels(data, label_column, label_names, split)
+        data = encode_labels(data, label_column, label_names, split)
+        parts[split] = data.add_column(ROW_COLUMN, np.arange(len(data)))
+    if len(label_names) < 2:
+        raise InputError(f"The data set {arguments.dataset_name!r} has one class ({label_names[0]}): two are needed.")
     if arguments.check_images:
         check_images(parts, image_column)
     if arguments.skip_bad_images:
         parts = {split: leave_out_bad_images(data, image_column, split) for split, data in parts.items()}
+        refuse_empty(parts["training"], "training", arguments.dataset_name)
     if "evaluation" not in parts:
         parts["training"], parts["evaluation"] = hold_out(
             parts["training"], label_column, label_names, arguments.eval_fraction
         )
+    else:
+        warn_of_single_images(parts["training"][label_column][:], label_names)
     limits = {"training": arguments.max_train_samples, "evaluation": arguments.max_eval_samples}
     for split, data in parts.items():
         data = cut_to_size(data, limits[split], split, arguments.dataset_name)

@@ -2,24 +2,42 @@
 
 import dataclasses
 import json
-import sys
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import yaml
-from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
-
-from examples.baselines import ARCHITECTURES
-from examples.data.arguments import DataArguments, HelpFormatter
-from examples.errors import InputError, refuse_unknown_keys
+from examples.baselines.catalog import ARCHITECTURES
+from examples.data.arguments import DataArguments
+from examples.errors import InputError, refuse_unknown_keys, suggest
+from examples.parsing import ArgumentParser
 from examples.sharing import set_hub_token
-from modeling_ait import AiTConfig
+from examples.training.recipes import check_recipe, read_recipe, split_recipe
+
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+# Steps between two logs, evaluations and checkpoints, or the share of all steps.
+INTERVALS = ("logging_steps", "eval_steps", "save_steps")
+LOWEST_NUMBERS = {
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "save_total_limit": 1,
+    "seed": 0,
+}
 
 
 @dataclass
 class ModelArguments:
     """What to train."""
+
+    _argument_group_name: ClassVar[str] = "model"
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "AiT checkpoint to fine-tune, Hub id or folder. Default: train from scratch."}
@@ -63,70 +81,165 @@ class ModelArguments:
         for architecture, fields in self.baseline_config.items():  # type: ignore[union-attr]  # parsed above
             if not isinstance(fields, dict):
                 raise InputError(f"`baseline_config` of {architecture!r} must be a mapping, but got {fields!r}.")
+        if self.architecture not in ARCHITECTURES:
+            raise InputError(
+                f"There is no architecture {self.architecture!r}.{suggest(self.architecture, ARCHITECTURES)} Known: "
+                f"{', '.join(ARCHITECTURES)}."
+            )
+        if self.model_config:
+            self.check_model_config()
+
+    def check_model_config(self) -> None:
+        """Raise an `InputError` for fields that an `AiTConfig` does not have."""
+        # Late: they import torch.
+        from transformers import PreTrainedConfig
+
+        from modeling_ait import AiTConfig
+
         inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
         known = {f.name for f in dataclasses.fields(AiTConfig)} - inherited | {"problem_type", "attn_implementation"}
-        refuse_unknown_keys(self.model_config, known, "`model_config`")
+        refuse_unknown_keys(self.model_config or {}, known, "`model_config`")
+
+
+def check_arguments(arguments: ModelArguments, fields: dict[str, Any]) -> None:
+    """
+    Check what the configuration itself does not know.
+
+    Raises:
+        InputError: for a field that the scripts cannot train with, or arguments that exclude each other.
+    """
+    if fields.get("num_channels", 3) != 3:
+        raise InputError(
+            f"`num_channels` is {fields['num_channels']}, but this script turns every image into RGB: leave it at 3."
+        )
+    if fields.get("question_size") is not None:
+        raise InputError(
+            "Leave `question_size` out of `model_config`: `examples.relational_reasoning` sets it, and images "
+            "alone have no question."
+        )
+    if arguments.reset_memory and fields.get("num_memory_slots") == 0:
+        raise InputError("`reset_memory` needs a memory, but `num_memory_slots` is 0: leave one of them out.")
+    if arguments.reset_memory and arguments.architecture != "ait":
+        raise InputError(f"`reset_memory` needs the architecture 'ait', but got {arguments.architecture!r}.")
+    if arguments.model_name_or_path is not None and arguments.size is not None:
+        raise InputError("Give `size` or `model_name_or_path`, not both: a checkpoint has its size.")
+    if arguments.model_name_or_path is not None and arguments.architecture != "ait":
+        raise InputError("Give `architecture` or `model_name_or_path`, not both: a checkpoint is an AiT.")
+
+
+def check_problem_type(problem_type: str | None) -> None:
+    """Raise an `InputError` for a loss that takes other labels than one class per image."""
+    if problem_type not in (None, "single_label_classification"):
+        raise InputError(
+            f"`problem_type` is {problem_type!r}, but every image here has one label: use "
+            "'single_label_classification', for instance by `model_config`, or leave it out."
+        )
 
 
 @dataclass
 class RunArguments:
-    """How to deal with what is there already."""
+    """How to deal with what is there already, and what to show."""
+
+    _argument_group_name: ClassVar[str] = "run"
 
     restart: bool = field(default=False, metadata={"help": "Start anew where an unfinished run could be resumed."})
+    verbose: bool = field(
+        default=False, metadata={"help": "Show every log of the Trainer, and the bars and warnings of the libraries."}
+    )
 
 
-def read_recipe(path: str) -> dict[str, Any]:
-    """Read a YAML recipe into a dictionary; a token of the Hub goes into the environment instead."""
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        folder = Path(__file__).parents[1] / "recipes"
-        shipped = ", ".join(sorted(recipe.name for recipe in folder.glob("*.yaml")))
-        raise InputError(f"There is no recipe {path!r}. Shipped in examples/recipes/: {shipped}.") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"The recipe {path!r} is not valid YAML: {error}") from None
-    if not isinstance(recipe, dict):
-        raise InputError(f"The recipe {path!r} must be a mapping of arguments, but is a {type(recipe).__name__}.")
-    if (token := recipe.pop("hub_token", None)) is not None:
-        set_hub_token(token)
-    return recipe
+OWN_TYPES: tuple[type, ...] = (DataArguments, ModelArguments, RunArguments)
+OF_TRAINER = """\
+The arguments of transformers' Trainer are flags and keys of a recipe as well; `--help_trainer` lists them. Most used:
+  --output_dir, --num_train_epochs, --max_steps, --per_device_train_batch_size, --learning_rate, --weight_decay,
+  --lr_scheduler_type, --warmup_steps, --eval_strategy, --save_strategy, --save_total_limit, --seed, --bf16, --use_cpu,
+  --dataloader_num_workers, --push_to_hub, --hub_model_id
+"""
+
+
+def show_help(arguments: list[str], options: dict[str, Any]) -> None:
+    """Print the help that is asked for, if any, and exit; transformers' Trainer is imported for its own alone."""
+    if {"-h", "--help"} & set(arguments):
+        parser = ArgumentParser(OWN_TYPES, **options, epilog=OF_TRAINER)
+        parser.add_argument("--help_trainer", action="store_true", help="List the Trainer's arguments.")
+    elif {"--help_trainer", "--help-trainer"} & set(arguments):
+        from transformers import TrainingArguments
+
+        parser = ArgumentParser(TrainingArguments, **{**options, "description": "Arguments of transformers' Trainer."})
+    else:
+        return
+    parser.print_help()
+    raise SystemExit(0)
 
 
 def parse_arguments(
-    arguments: list[str], description: str | None
-) -> tuple[DataArguments, ModelArguments, RunArguments, TrainingArguments]:
+    arguments: list[str],
+    description: str | None,
+    script: str = "image_classification",
+    other_flags: Iterable[str] = (),
+) -> tuple[DataArguments, ModelArguments, RunArguments, "TrainingArguments"]:
     """
     Parse `[RECIPE.yaml] [--flag value ...]`. Flags override the recipe.
 
+    Args:
+        arguments: The command line.
+        description: What the help says first.
+        script: Name of the script.
+        other_flags: Flags that are known elsewhere, to be suggested for a misspelt one.
+
     Raises:
-        InputError: for a recipe that cannot be read or has an unknown key; the message lists the known ones.
+        InputError: for a recipe that cannot be read, and for a key, a flag or a value that does not exist.
     """
-    types: Any = (DataArguments, ModelArguments, RunArguments, TrainingArguments)
-    usage = f"python -m examples.{Path(sys.argv[0]).stem} [RECIPE.yaml] [--flag value ...]"
-    parser = HfArgumentParser(types, description=description, usage=usage, formatter_class=HelpFormatter)
-    if arguments and arguments[0].endswith((".yaml", ".yml")):
-        recipe = read_recipe(arguments[0])
-        known = {f.name for dataclass_type in types for f in dataclasses.fields(dataclass_type) if f.init}
-        refuse_unknown_keys(recipe, known, f"The recipe {arguments[0]!r}")
+    usage = f"python -m examples.{script} [RECIPE.yaml] [--flag value ...]"
+    show_help(arguments, {"description": description, "usage": usage})
+    path, flags = split_recipe(arguments)
+    # Late: it imports torch.
+    from transformers import TrainingArguments
+
+    types = (*OWN_TYPES, TrainingArguments)
+    parser = ArgumentParser(types, usage=usage)
+    if path is not None:
+        recipe = read_recipe(path)
+        check_recipe(recipe, types, f"The recipe {path!r}")
         parser.set_defaults(**recipe)
-        arguments = arguments[1:]
-    data, model, run, training = parser.parse_args_into_dataclasses(args=arguments)
+    data, model, run, training = parser.parse(flags, other_flags)
     if training.hub_token is not None:
         # The arguments are saved with every checkpoint.
         set_hub_token(training.hub_token)
         training.hub_token = None
-    if not any(argument.startswith("--output") for argument in arguments):
+    check_numbers(training)
+    if not any(flag.split("=")[0] in ("--output_dir", "--output-dir") for flag in flags):
         # A folder for each model that a recipe can make, so that none stands in the way of another.
         parts = [model.size, None if model.architecture == "ait" else model.architecture]
         training.output_dir = "_".join([str(training.output_dir), *filter(None, parts)])
-    return data, model, run, training  # type: ignore[return-value]  # the parser forgets which dataclass is which
+    return data, model, run, training
 
 
-def refuse_unused_arguments(training: TrainingArguments, used: tuple[str, ...]) -> None:
+def check_numbers(training: "TrainingArguments") -> None:
+    """Raise an `InputError` for numbers that the Trainer would only stumble over later."""
+    for name, lowest in LOWEST_NUMBERS.items():
+        value = getattr(training, name)
+        if value is not None and not lowest <= value < math.inf:
+            raise InputError(f"`--{name}` must be at least {lowest} and finite, but got {value}.")
+    for name in INTERVALS:
+        value = getattr(training, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"`--{name}` must be above 0 and finite, but got {value}.")
+    if not training.output_dir:
+        raise InputError("`--output_dir` is empty: name a folder.")
+    if training.seed >= 2**32:
+        raise InputError(f"`--seed` must be below 2**32, but got {training.seed}.")
+    if training.num_train_epochs <= 0 and training.max_steps <= 0:
+        raise InputError(f"`--num_train_epochs` must be above 0, but got {training.num_train_epochs}.")
+
+
+def refuse_unused_arguments(training: "TrainingArguments", used: tuple[str, ...]) -> None:
     """Raise an `InputError` if a training argument is set that the explicit loop does not read."""
     # Whatever the arguments that are read imply for others, is implied here too.
-    implied = TrainingArguments(**{name: getattr(training, name) for name in used if hasattr(training, name)})
+    implied = type(training)(**{name: getattr(training, name) for name in used if hasattr(training, name)})
     given, unset = training.to_dict(), implied.to_dict()
+    if training.save_strategy == "best":
+        raise InputError("`save_strategy` 'best' has no effect in this loop: take 'epoch' or 'steps'.")
     if ignored := sorted(name for name in given if given[name] != unset.get(name)):
         raise InputError(
             f"`{ignored[0]}` {given[ignored[0]]!r} has no effect in this loop: leave it out, "

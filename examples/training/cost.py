@@ -1,5 +1,6 @@
 """What a model costs: operations, time and peak memory of a training step and of inference."""
 
+import math
 import multiprocessing
 import resource
 import time
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from examples.errors import InputError
 from modeling_ait import AiTPreTrainedModel
 
 
@@ -36,6 +39,14 @@ class CostSetting:
     device: str = "cpu"
     use_bf16: bool = False
     seed: int = 0
+
+
+def check_device(device: str) -> None:
+    """Raise an `InputError` for a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(f"There is no device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def make_inputs(model: PreTrainedModel, setting: CostSetting) -> dict[str, torch.Tensor]:
@@ -87,7 +98,7 @@ def time_rounds(
         for _ in range(3):
             step()
     seconds: dict[str, list[float]] = {name: [] for name in builders}
-    for round_index in range(num_rounds):
+    for round_index in tqdm(range(num_rounds), desc=mode, unit="round", leave=False, disable=None):
         # The order alternates, because the first of a round finds other caches than the last.
         for name in builders if round_index % 2 else reversed(list(builders)):
             start = time.perf_counter()
@@ -130,6 +141,11 @@ def measure_peak_memory(build: Builder, mode: str, setting: CostSetting) -> floa
         process.join()
 
 
+def count_bag_flops(weight_shape, indices_shape, *args, out_shape=None, **kwargs) -> int:
+    """A multiplication and an addition for each entry and feature: the memory's write reads its tokens this way."""
+    return 2 * math.prod(indices_shape) * weight_shape[-1]
+
+
 def count_flops(build: Builder, mode: str, setting: CostSetting) -> float:
     """
     Floating-point operations of one forward pass for each sample, the memory's write counted in training.
@@ -143,6 +159,8 @@ def count_flops(build: Builder, mode: str, setting: CostSetting) -> float:
         # A frozen workspace is not written of itself.
         inputs["update_memory"] = mode == TRAINING
     # The counter does not know the CPU's fused attention; as plain matrix products it is counted.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+    bags: dict[Any, Any] = {torch.ops.aten._embedding_bag_forward_only: count_bag_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=bags)
+    with sdpa_kernel(SDPBackend.MATH), counter, torch.no_grad():
         model(**inputs)
     return counter.get_total_flops() / setting.batch_size

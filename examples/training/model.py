@@ -4,11 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, ViTImageProcessorPil, set_seed
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
-from examples.training.arguments import ModelArguments
-from examples.training.checkpoint import flatten_message, load_checkpoint, load_image_processor, make_image_processor
+from examples.training.arguments import ModelArguments, check_arguments, check_problem_type
+from examples.training.loading import flatten_message, load_checkpoint, load_image_processor, make_image_processor
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -22,34 +22,6 @@ def build_from_scratch(arguments: ModelArguments, fields: dict[str, Any]) -> tup
         arguments.match_parameters,
     )
     return config, model
-
-
-def check_arguments(arguments: ModelArguments, fields: dict[str, Any]) -> None:
-    """
-    Check what the configuration itself does not know.
-
-    Raises:
-        InputError: for a field that the scripts cannot train with, or arguments that exclude each other.
-    """
-    if fields.get("num_channels", 3) != 3:
-        raise InputError(
-            f"`num_channels` is {fields['num_channels']}, but this script turns every image into RGB: leave it at 3."
-        )
-    if arguments.reset_memory and arguments.architecture != "ait":
-        raise InputError(f"`reset_memory` needs the architecture 'ait', but got {arguments.architecture!r}.")
-    if arguments.model_name_or_path is not None and arguments.size is not None:
-        raise InputError("Give `size` or `model_name_or_path`, not both: a checkpoint has its size.")
-    if arguments.model_name_or_path is not None and arguments.architecture != "ait":
-        raise InputError("Give `architecture` or `model_name_or_path`, not both: a checkpoint is an AiT.")
-
-
-def check_problem_type(problem_type: str | None) -> None:
-    """Raise an `InputError` for a loss that takes other labels than one class per image."""
-    if problem_type not in (None, "single_label_classification"):
-        raise InputError(
-            f"`problem_type` is {problem_type!r}, but every image here has one label: use "
-            "'single_label_classification', for instance by `model_config`, or leave it out."
-        )
 
 
 def build_model(

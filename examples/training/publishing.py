@@ -9,7 +9,6 @@ from transformers import PreTrainedModel, TrainingArguments
 from examples.data.loading import ImageData
 from examples.errors import InputError
 from examples.sharing import escape_markdown, list_files_to_push, quote_python, redact, show
-from modeling_ait.saving_ait import stage_files
 
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -20,10 +19,10 @@ def write_model_card(
     data: ImageData,
     results: dict[str, Any],
     training: TrainingArguments,
-    output_dir: Path,
+    folder: Path,
 ) -> None:
-    """Fill the template with what this run is, for the checkpoint's `README.md`."""
-    name = training.hub_model_id or output_dir.resolve().name
+    """Fill the template with what this run is, as the `README.md` of a folder."""
+    name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
     dataset = show(Path(data.name).name)
     card_data = ModelCardData(
         library_name="transformers",
@@ -60,8 +59,7 @@ def write_model_card(
         arguments=results["arguments"],
     )
     card.content = redact(card.content)
-    with stage_files(output_dir) as staging:
-        card.save(Path(staging, "README.md"))
+    card.save(folder / "README.md")
 
 
 def push_folder(training: TrainingArguments) -> None:

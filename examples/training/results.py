@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPil
 
-from examples.baselines import count_parameters
+from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
@@ -71,6 +72,7 @@ def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = 
 
 
 def report_run(
+    save: Callable[[str], None],
     model: PreTrainedModel,
     processor: ViTImageProcessorPil,
     data: ImageData,
@@ -80,20 +82,28 @@ def report_run(
     command: str,
 ) -> None:
     """
-    Write the model card, an example image and, last of all, `results.json`; print accuracy and how to use the folder.
+    Save the model with its card and an example image, and `results.json` last; print accuracy and how to use it.
 
-    A baseline gets no card. The model must have been saved into the output folder before.
+    All is written aside first, so that an older model stays until this one is complete. A baseline gets no card. Every
+    process must call it, and the first one writes.
+
+    Args:
+        save: Saves the model into a folder.
+        model: The model, without wrappers.
+        processor: Its image processor.
+        data: What it was trained on.
+        arguments: Arguments of the run, see `collect_arguments`.
+        training: Those of the training.
+        metrics: What was measured.
+        command: Command line of the run.
+
+    Raises:
+        InputError: if the training diverged; nothing is written then.
     """
     output_dir = Path(str(training.output_dir))
     for name in ("train_loss", "eval_loss"):
         if not math.isfinite(metrics[name]):
             raise InputError(f"Training diverged: `{name}` is {metrics[name]}. Lower `--learning_rate` and restart.")
-    sample = data.evaluation[0]
-    image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
-    with stage_files(output_dir) as staging:
-        image.save(Path(staging, EXAMPLE_IMAGE))
-    processor.save_pretrained(output_dir)
-
     results: dict[str, Any] = {
         **metrics,
         "seed": training.seed,
@@ -104,9 +114,19 @@ def report_run(
         "num_eval_samples": len(data.evaluation),
     }
     is_classifier = isinstance(model, AiTForImageClassification)
-    if is_classifier:
-        write_model_card(model, data, results, training, output_dir)
-    write_json(output_dir / RESULTS_FILE, results)
+    with stage_files(output_dir) as staging:
+        save(staging)
+        if training.process_index == 0:
+            sample = data.evaluation[0]
+            image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
+            image.save(Path(staging, EXAMPLE_IMAGE))
+            processor.save_pretrained(staging)
+            if is_classifier:
+                write_model_card(model, data, results, training, Path(staging))
+            # Moved after all others, by its name, it says that they are complete.
+            write_json(Path(staging, RESULTS_FILE), results)
+    if training.process_index != 0:
+        return
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
     print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
     if not is_classifier:

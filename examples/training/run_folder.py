@@ -1,19 +1,30 @@
 """The state of an output folder: what is finished, what can be resumed, what is dropped."""
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments, logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from examples.errors import InputError
+from examples.training.checkpoints import (
+    CLAIM_FILE,
+    clear_place,
+    find_checkpoint,
+    find_damage,
+    is_of_these_scripts,
+    list_checkpoints,
+    read_json,
+    sweep_leftovers,
+)
 from examples.training.results import PREVIOUS_RESULTS_FILE, RESULTS_FILE, write_json
 
 
@@ -22,68 +33,39 @@ logger = logging.get_logger(__name__)
 
 ARGUMENTS_FILE = "run_arguments.json"
 LOCK_FILE = ".lock"
-# In each checkpoint: the first says whose it is and is written first, the second that it is complete, and last.
-CLAIM_FILE, MANIFEST_FILE = "written_by.json", "manifest.json"
+# What a finished run writes over. In a folder that no run has been in, they are somebody's work.
+WRITTEN_FILES = (
+    *("*.safetensors", "*_ait.py", "pytorch_model*.bin", "training_args.bin", "README.md", "example.png"),
+    *("config.json", "preprocessor_config.json", RESULTS_FILE),
+)
+# Arguments that change nothing in the model: where it is, and how a run is shown, logged and shared.
+NEUTRAL_ARGUMENTS = {
+    *("output_dir", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "report_to", "run_name"),
+    *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "local_rank"),
+    *("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push"),
+}
 
 
-def claim_checkpoint(folder: Path) -> None:
-    """Mark a checkpoint as one of these scripts before anything is written into it: others are never touched."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    write_json(folder / CLAIM_FILE, {"written_by": "modeling_ait"})
+def decide_for_all(training: TrainingArguments, decide: Callable[[], Any]) -> Any:
+    """
+    Let the first process look at the folder, and return its answer in every process.
 
-
-def hash_file(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def seal_checkpoint(folder: Path) -> None:
-    """Write the names, sizes and hashes of a checkpoint's files beside them, last of all."""
-    files = {
-        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": hash_file(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST_FILE
-    }
-    write_json(folder / MANIFEST_FILE, files)
-
-
-def is_complete_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint holds every file of its manifest unchanged. A run that was killed may have left half."""
-    files = read_json(folder / MANIFEST_FILE)
-    if not files:
-        return False
-    try:
-        return all(
-            (folder / name).stat().st_size == entry["size"] and hash_file(folder / name) == entry["sha256"]
-            for name, entry in files.items()
-        )
-    except (OSError, KeyError, TypeError):
-        return False
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON mapping; a file that is missing, cut off or something else counts as empty."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Checkpoint folders, the newest first."""
-    folders = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(folders, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
-
-
-def find_checkpoint(training: TrainingArguments) -> Path | None:
-    """Return the newest complete checkpoint of the output folder, naming those that are passed over."""
-    for folder in list_checkpoints(Path(str(training.output_dir))):
-        if is_complete_checkpoint(folder):
-            return folder
-        logger.warning(f"{folder} is incomplete, as a killed run leaves it, and is passed over.")
-    return None
+    Raises:
+        InputError: what `decide` raises; the other processes exit without a word.
+    """
+    answer, refusal = None, None
+    if training.process_index == 0:
+        try:
+            answer = decide()
+        except InputError as error:
+            refusal = error
+    if training.world_size > 1:
+        answer, is_refused = broadcast_object_list([answer, refusal is not None])
+        if is_refused and refusal is None:
+            raise SystemExit(1)
+    if refusal is not None:
+        raise refusal
+    return answer
 
 
 @contextmanager
@@ -95,89 +77,165 @@ def lock_output_folder(training: TrainingArguments) -> Iterator[None]:
         InputError: if the folder cannot be made, or another run works in it.
     """
     output_dir = Path(str(training.output_dir))
-    if training.process_index != 0:
-        yield
-        return
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"`--output_dir` {str(output_dir)!r} is a file, not a folder.")
     lock = FileLock(output_dir / LOCK_FILE)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"Another run works in {str(output_dir)!r}. Wait until it ends, or name another `--output_dir`."
-        ) from None
-    except OSError as error:
-        raise InputError(f"`--output_dir` {str(output_dir)!r} cannot be written: {error.strerror or error}.") from None
+
+    def acquire() -> None:
+        if output_dir.exists() and not output_dir.is_dir():
+            raise InputError(f"`--output_dir` {str(output_dir)!r} is a file, not a folder.")
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Another run works in {str(output_dir)!r}. Wait until it ends, or name another `--output_dir`."
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"`--output_dir` {str(output_dir)!r} cannot be written: {error.strerror or error}."
+            ) from None
+        except NotImplementedError:
+            logger.warning(f"The file system of {output_dir} knows no locks: take care that one run alone uses it.")
+
+    decide_for_all(training, acquire)
     try:
         yield
     finally:
         lock.release()
 
 
-def is_finished(training: TrainingArguments, arguments: dict[str, Any], restart: bool) -> bool:
-    """
-    Look at the output folder before anything is loaded, change nothing, and tell whether this run is done already.
-
-    Raises:
-        InputError: if the folder holds a run with other arguments or checkpoints of another training.
-    """
-    output_dir = Path(str(training.output_dir))
-    foreign = [folder for folder in list_checkpoints(output_dir) if not (folder / CLAIM_FILE).exists()]
-    if foreign:
-        raise InputError(
-            f"{foreign[0]} is of another training and is neither resumed nor deleted. "
-            "Move it away, or name another `--output_dir`."
-        )
-    if restart or training.resume_from_checkpoint:
-        return False
+def read_results(output_dir: Path) -> dict[str, Any]:
+    """Read what a finished run of these scripts has measured; anything else counts as empty."""
     results = read_json(output_dir / RESULTS_FILE)
-    if not results and not list_checkpoints(output_dir):
+    is_whole = isinstance(results.get("arguments"), dict) and isinstance(results.get("accuracy"), (int, float))
+    return results if is_whole and "num_eval_samples" in results else {}
+
+
+def holds_model(output_dir: Path) -> bool:
+    """Whether the weights are there and not cut off."""
+    if (output_dir / SAFE_WEIGHTS_INDEX_NAME).exists():
+        return True
+    try:
+        with safe_open(output_dir / SAFE_WEIGHTS_NAME, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
         return False
+
+
+def describe_run(training: TrainingArguments, arguments: dict[str, Any], loop: str) -> dict[str, Any]:
+    """What must be the same in a run that goes on: its arguments, and what else decides its result."""
+    return {**arguments, "loop": loop, "num_processes": training.world_size}
+
+
+def refuse_changes(output_dir: Path, described: dict[str, Any], results: dict[str, Any]) -> None:
+    """Raise an `InputError` if the folder holds a run of other arguments."""
+    # Written by these scripts before they knew more than the arguments, results have them alone.
     before = read_json(output_dir / ARGUMENTS_FILE) or results.get("arguments", {})
-    changed = sorted(key for key in before.keys() | arguments.keys() if before.get(key) != arguments.get(key))
+    state = "a finished" if results else "an unfinished"
+    if not before:
+        raise InputError(
+            f"{output_dir} holds {state} run whose {ARGUMENTS_FILE} is damaged. `--restart True` replaces it, or name "
+            "another `--output_dir`."
+        )
+    before = {"loop": described["loop"], "num_processes": described["num_processes"], **before}
+    changed = sorted(
+        key for key in (before.keys() | described.keys()) - NEUTRAL_ARGUMENTS if before.get(key) != described.get(key)
+    )
     if changed:
         raise InputError(
-            f"{output_dir} holds {'a finished' if results else 'an unfinished'} run with other arguments: "
-            + ", ".join(f"{key} {before.get(key)!r}, now {arguments.get(key)!r}" for key in changed)
+            f"{output_dir} holds {state} run with other arguments: "
+            + ", ".join(f"{key} {before.get(key)!r}, now {described.get(key)!r}" for key in changed)
             + f". Use the same arguments to {'see' if results else 'resume'} it, `--restart True` to replace it, "
             "or another `--output_dir`."
         )
-    if not results:
-        return False
-    if training.process_index == 0:
-        print(f"{output_dir} holds this run, finished. `--restart True` trains anew.")
-        print(f"Accuracy on {results['num_eval_samples']} held-out images: {100 * results['accuracy']:.2f} %")
-    return True
 
 
-def prepare_output_folder(training: TrainingArguments, arguments: dict[str, Any], restart: bool) -> Path | None:
+def refuse_work_of_others(output_dir: Path) -> None:
+    """Raise an `InputError` if the folder has checkpoints, or a model, that these scripts did not write."""
+    foreign = [folder for folder in list_checkpoints(output_dir) if not is_of_these_scripts(folder)]
+    if foreign:
+        raise InputError(
+            f"{foreign[0]} is of another training and is neither resumed nor deleted: it has no {CLAIM_FILE}, which "
+            "these scripts write. Move it away, or name another `--output_dir`."
+        )
+    is_known = (output_dir / ARGUMENTS_FILE).exists() or read_results(output_dir) or list_checkpoints(output_dir)
+    found = sorted(path.name for pattern in WRITTEN_FILES for path in output_dir.glob(pattern))
+    if found and not is_known:
+        raise InputError(
+            f"{output_dir} holds {found[0]}, which is of no run of these scripts and is not overwritten. Move it "
+            "away, or name another `--output_dir`."
+        )
+
+
+def is_finished(training: TrainingArguments, arguments: dict[str, Any], restart: bool, loop: str) -> bool:
+    """
+    Look at the output folder before anything is loaded, change nothing, and tell whether this run is done already.
+
+    Args:
+        training: Arguments of the run.
+        arguments: All that decides its result, see `collect_arguments`.
+        restart: Whether it shall replace what is there.
+        loop: What trains, "trainer" or "accelerate".
+
+    Raises:
+        InputError: if the folder holds a run with other arguments, or what these scripts did not write.
+    """
+    output_dir = Path(str(training.output_dir))
+
+    def look() -> bool:
+        has_model, results = holds_model(output_dir), read_results(output_dir)
+        is_done = bool(results) and has_model
+        if restart or not is_done:
+            refuse_work_of_others(output_dir)
+        # A new run that was killed may stand before the old model, even if it had no time for a checkpoint.
+        if restart or not (results or has_model or list_checkpoints(output_dir)):
+            return False
+        results = results if is_done else {}
+        refuse_changes(output_dir, describe_run(training, arguments, loop), results)
+        if results:
+            print(f"{output_dir} holds this run, finished. `--restart True` trains anew.")
+            print(f"Accuracy on {results['num_eval_samples']} held-out images: {100 * results['accuracy']:.2f} %")
+        return is_done
+
+    return decide_for_all(training, look)
+
+
+def prepare_output_folder(
+    training: TrainingArguments, arguments: dict[str, Any], restart: bool, loop: str
+) -> Path | None:
     """
     Make the output folder ready after `is_finished`, and return the checkpoint to resume from, or `None`.
 
     Where a new run starts, old checkpoints go and old results step aside; the old model stays until the new one is
-    complete.
+    complete. Arguments are those of `is_finished`.
 
     Raises:
         InputError: for a checkpoint to resume from that is not complete.
     """
     output_dir = Path(str(training.output_dir))
-    if training.resume_from_checkpoint:
-        given = Path(training.resume_from_checkpoint)
-        if not is_complete_checkpoint(given):
-            raise InputError(f"`--resume_from_checkpoint` {str(given)!r} is no complete checkpoint.")
-        return given
-    if not restart and (checkpoint := find_checkpoint(training)) is not None:
-        logger.warning(f"Resuming the unfinished run from {checkpoint}.")
+    given = Path(training.resume_from_checkpoint) if training.resume_from_checkpoint else None
+
+    def prepare() -> Path | None:
+        sweep_leftovers(output_dir)
+        if given is not None:
+            damage = find_damage(given) if given.is_dir() else "there is no such folder"
+            if damage is None and read_json(given / CLAIM_FILE).get("loop", loop) != loop:
+                damage = "it is of the other training script"
+            if damage is not None:
+                raise InputError(f"`--resume_from_checkpoint` {str(given)!r} is no complete checkpoint: {damage}.")
+        checkpoint = given
+        if checkpoint is None and not restart and (checkpoint := find_checkpoint(training)) is not None:
+            logger.warning(f"Resuming the unfinished run from {checkpoint}.")
+            return checkpoint
+        # In this order: whenever this is cut off, the arguments are those of the checkpoints, and nothing is finished.
+        if (output_dir / RESULTS_FILE).exists():
+            os.replace(output_dir / RESULTS_FILE, output_dir / PREVIOUS_RESULTS_FILE)
+        for folder in list_checkpoints(output_dir) if restart else ():
+            if given is None or folder.resolve() != given.resolve():
+                clear_place(folder)
+        write_json(output_dir / ARGUMENTS_FILE, describe_run(training, arguments, loop))
         return checkpoint
-    if (output_dir / RESULTS_FILE).exists():
-        os.replace(output_dir / RESULTS_FILE, output_dir / PREVIOUS_RESULTS_FILE)
-    if restart:
-        for folder in list_checkpoints(output_dir):
-            shutil.rmtree(folder)
-    write_json(output_dir / ARGUMENTS_FILE, arguments)
-    return None
+
+    return decide_for_all(training, prepare)
 
 
 def collect_arguments(*groups: Any, training: TrainingArguments) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
@@ -17,10 +20,18 @@ from transformers import (
     ViTImageProcessorPil,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from examples.training.run_folder import claim_checkpoint, prepare_output_folder, seal_checkpoint
+from examples.errors import InputError
+from examples.training.checkpoints import (
+    claim_checkpoint,
+    drop_old_checkpoints,
+    find_best,
+    seal_checkpoint,
+)
+from examples.training.loading import flatten_message
+from examples.training.progress import LinePerEpochCallback, RunningMean
 
 
 class EpochCallback(TrainerCallback):
@@ -54,6 +65,16 @@ class CompleteLogCallback(TrainerCallback):
             control.should_log = True
 
 
+class BestCheckpointCallback(TrainerCallback):
+    """Finds the best checkpoint of a resumed run beside the one it goes on from, wherever the folder is by now."""
+
+    def __init__(self, checkpoint: Path):
+        self.best = find_best(checkpoint)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.best_model_checkpoint = str(self.best) if self.best else None
+
+
 class AiTTrainer(Trainer):
     """
     Trainer that logs the task loss and the balance loss apart, and keeps the balance loss under label smoothing.
@@ -68,12 +89,17 @@ class AiTTrainer(Trainer):
                 "AiTTrainer takes no `compute_loss_func`: it would drop the balance loss. Override `compute_loss`."
             )
         super().__init__(*args, **kwargs)
+        # The Trainer would drop the oldest checkpoints before the new one is complete, and those of others.
+        self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.running_loss = RunningMean()
         self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            self.running_loss.add(loss)
         balance_loss = outputs.get("balance_loss")
         if balance_loss is not None:
             weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
@@ -86,22 +112,14 @@ class AiTTrainer(Trainer):
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
-            claim_checkpoint(folder)
-        # Older checkpoints go only when this one is complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
+            claim_checkpoint(folder, "trainer")
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal_checkpoint(folder)
-            rotate_checkpoints(
-                output_dir=self.args.output_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
-            )
+            best = self.state.best_model_checkpoint
+            drop_old_checkpoints(folder.parent, self.checkpoint_limit, self.state.global_step, best)
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -120,6 +138,13 @@ def average_logged_loss(state: TrainerState) -> float:
     return weighted / steps[-1] if logs else float("nan")
 
 
+def is_over(state: TrainerState, training: TrainingArguments) -> bool:
+    """Whether a state is of the last step that the arguments ask for."""
+    if training.max_steps > 0:
+        return state.global_step >= training.max_steps
+    return (state.epoch or 0.0) >= training.num_train_epochs - 1e-6
+
+
 def train(
     model: PreTrainedModel,
     processor: ViTImageProcessorPil,
@@ -127,47 +152,59 @@ def train(
     arguments: dict[str, Any],
     training: TrainingArguments,
     metrics_of: Callable[[EvalPrediction], dict[str, float]],
-    restart: bool,
+    checkpoint: Path | None,
+    verbose: bool = False,
 ) -> tuple[AiTTrainer, dict[str, Any]]:
     """
-    Train, or go on with an unfinished run, evaluate and save the model.
+    Train, or go on from a checkpoint of an unfinished run, and evaluate.
 
     Returns:
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in ("loss", "accuracy"):
+        raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
-    with training.main_process_first(desc="preparing the output folder"):
-        checkpoint = prepare_output_folder(training, arguments, restart) if training.should_save else None
+    # Without an accelerator it does nothing but warn, once for every loader.
+    training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
-    trainer = AiTTrainer(
-        model=model,
-        args=training,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=processor,
-        compute_metrics=metrics_of,
-        callbacks=callbacks,
-    )
+    if checkpoint is not None:
+        callbacks.append(BestCheckpointCallback(checkpoint))
+    try:
+        trainer = AiTTrainer(
+            model=model,
+            args=training,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            compute_metrics=metrics_of,
+            callbacks=callbacks,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(LinePerEpochCallback(trainer.running_loss, verbose))
     start, first_step = time.perf_counter(), 0
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         first_step = state.global_step
-    if checkpoint is not None and first_step >= state.max_steps:
+    if checkpoint is not None and is_over(state, training):
         # Killed between the last step and the results. The Trainer would train for another step.
-        best = state.best_model_checkpoint if training.load_best_model_at_end else None
-        # By name, because the output folder may have been moved.
-        folder = checkpoint.with_name(Path(best).name) if best else checkpoint
-        model.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
+        best = find_best(checkpoint) if training.load_best_model_at_end else None
+        model.load_state_dict(load_file((best or checkpoint) / SAFE_WEIGHTS_NAME))
         trainer.state = state
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except UnpicklingError as error:
+            raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
-    trainer.save_model()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
     measured: dict[str, Any] = {
         name.removeprefix("eval_"): value

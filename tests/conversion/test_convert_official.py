@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
 
-from conversion.common import ConversionError
+from conversion.common import ConversionError, refuse_existing_model
 from conversion.convert_official import convert_checkpoint, main
 from modeling_ait import AiTForRelationalReasoning
 
@@ -65,6 +65,10 @@ def test_question_model_is_recognised(tmp_path):
     model = AiTForRelationalReasoning.from_pretrained(tmp_path / "ait")
     assert model.config.question_size == 18
     assert model.config.image_shape == (75, 75)
+    # The official relational data are scaled to [0, 1] and no more.
+    processor = ViTImageProcessorPil.from_pretrained(tmp_path / "ait")
+    assert (list(processor.image_mean), list(processor.image_std)) == ([0.0] * 3, [1.0] * 3)
+    assert dict(processor.size) == {"height": 75, "width": 75}
 
 
 def test_data_parallel_prefix_is_accepted(weights, save):
@@ -118,6 +122,12 @@ def test_missing_file_is_refused():
 def test_file_that_is_no_ait_is_refused(save, content):
     with pytest.raises(ConversionError, match="state dict"):
         convert_checkpoint(save(content))
+
+
+def test_weight_that_is_not_known_is_refused(weights, save):
+    weights["transformer.layers.1.1.fn.fc4.weight"] = torch.zeros(2)
+    with pytest.raises(ConversionError, match=r"unknown transformer\.layers\.1\.1\.fn\.fc4\.weight\."):
+        convert_checkpoint(save(weights))
 
 
 def test_missing_and_extra_weights_are_listed(weights, save):
@@ -268,3 +278,82 @@ def test_weights_that_are_no_finite_numbers_are_refused(change, message, tmp_pat
     torch.save(weights, tmp_path / "model.pth")
     with pytest.raises(ConversionError, match=message):
         convert_checkpoint(str(tmp_path / "model.pth"))
+
+
+def test_one_value_that_is_not_finite_is_refused(weights, save):
+    weights["transformer.layers.1.1.fn.memoryupdate.memory"][2, 3] = float("inf")
+    with pytest.raises(ConversionError, match=r"layers\.1\.1\.fn\.memoryupdate\.memory holds a NaN or an infinity"):
+        convert_checkpoint(save(weights))
+
+
+def test_converted_checkpoint_is_in_evaluation_mode_and_trains_whole():
+    model = convert_checkpoint(str(CHECKPOINT))
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(buffer.requires_grad for buffer in model.buffers())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_half_precision_checkpoint_becomes_a_float32_model(weights, save, dtype):
+    converted = convert_checkpoint(save({name: tensor.to(dtype) for name, tensor in weights.items()})).state_dict()
+    assert {tensor.dtype for tensor in converted.values()} == {torch.float32}
+    expected = convert_checkpoint(str(CHECKPOINT)).state_dict()
+    for name, tensor in converted.items():
+        assert torch.equal(tensor, expected[name].to(dtype).float()), name
+
+
+def test_queries_keys_and_values_are_split_in_their_order(weights):
+    converted = convert_checkpoint(str(CHECKPOINT)).state_dict()
+    whole = weights["transformer.layers.1.0.fn.to_qkv.weight"]
+    for index, name in enumerate(("q", "k", "v")):
+        ours = converted[f"ait.layers.1.attention.{name}_proj.weight"]
+        assert torch.equal(ours, whole[128 * index : 128 * (index + 1)])
+
+
+def test_names_of_the_classes_go_both_ways(tmp_path):
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps([f"class {index}" for index in range(10)]))
+    for path, name in ((None, "LABEL_{}"), (str(labels), "class {}")):
+        config = convert_checkpoint(str(CHECKPOINT), id2label=path).config
+        assert config.id2label == {index: name.format(index) for index in range(10)}
+        assert config.label2id == {name.format(index): index for index in range(10)}
+
+
+def test_defaults_of_function_and_command_are_the_official_ones(tmp_path):
+    main(["--checkpoint", str(CHECKPOINT), "--output_dir", str(tmp_path / "ait")])
+    saved = AutoModelForImageClassification.from_pretrained(tmp_path / "ait").config
+    for config in (saved, convert_checkpoint(str(CHECKPOINT)).config):
+        assert (config.bottleneck_size, config.hopfield_beta) == (512, 1.0)
+    processor = ViTImageProcessorPil.from_pretrained(tmp_path / "ait")
+    assert list(processor.image_mean) == [0.4914, 0.4822, 0.4465]
+    assert list(processor.image_std) == [0.2023, 0.1994, 0.2010]
+
+
+def test_deviation_given_on_the_command_line_is_used(tmp_path):
+    command = ["--checkpoint", str(CHECKPOINT), "--output_dir", str(tmp_path / "ait")]
+    main([*command, "--image_std", "0.5", "0.6", "0.7"])
+    assert list(ViTImageProcessorPil.from_pretrained(tmp_path / "ait").image_std) == [0.5, 0.6, 0.7]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model-00001-of-00002.safetensors", "model.fp16.safetensors", "config.json"]
+)
+def test_any_part_of_a_model_in_the_output_folder_is_kept(tmp_path, name):
+    refuse_existing_model(tmp_path / "nowhere", overwrite=False)
+    (tmp_path / "notes.txt").write_text("x")
+    refuse_existing_model(tmp_path, overwrite=False)
+    (tmp_path / name).write_text("x")
+    with pytest.raises(ConversionError, match="holds a model already"):
+        refuse_existing_model(tmp_path, overwrite=False)
+    refuse_existing_model(tmp_path, overwrite=True)
+    with pytest.raises(ConversionError, match="is a file, not a folder"):
+        refuse_existing_model(tmp_path / name, overwrite=True)
+
+
+def test_old_format_is_never_unpickled(tmp_path, weights):
+    """The second attempt, for files that cannot be mapped into memory, reads as carefully as the first."""
+    path, marker = tmp_path / "old.pth", tmp_path / "executed"
+    torch.save({**weights, "extra": Payload(marker)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ConversionError, match="execute code"):
+        convert_checkpoint(str(path))
+    assert not marker.exists()

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from conversion.common import ConversionError
-from conversion.convert_vit import convert_model, main
+from conversion.convert_vit import convert_model, fit_positions, main
 from modeling_ait import AiTForImageClassification, AiTModel
 
 
@@ -159,3 +159,61 @@ def test_processor_that_crops_to_another_size_gives_the_source_model_s_features(
     with torch.no_grad():
         expected = source(pixels).last_hidden_state[:, 0]
         torch.testing.assert_close(model(ours).pooler_output, expected, rtol=0, atol=1e-5)
+
+
+def test_converted_model_is_in_evaluation_mode_and_shares_nothing_with_its_source():
+    source = ViTForImageClassification(ViTConfig(**VIT)).train()
+    before = copy.deepcopy(source.state_dict())
+    model = convert_model(source, **WORKSPACE)
+    assert not any(module.training for module in model.modules())
+    assert source.training
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.requires_grad
+            parameter.add_(1.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in source.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "Dinov2"])
+def test_fields_of_the_source_are_taken_over(name):
+    fields = {
+        "hidden_act": "relu",
+        "hidden_dropout_prob": 0.15,
+        "attention_probs_dropout_prob": 0.25,
+        "layer_norm_eps": 0.002,
+        "num_channels": 1,
+        "image_size": 16,
+    }
+    if name == "Dinov2":
+        source, width = Dinov2Model(Dinov2Config(**TINY, **fields, mlp_ratio=3)), 96
+    else:
+        classes = {"ViT": (ViTConfig, ViTForImageClassification), "DeiT": (DeiTConfig, DeiTForImageClassification)}
+        config_class, model_class = classes[name]
+        labels = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
+        source, width = model_class(config_class(**TINY, **fields, intermediate_size=48, **labels)), 48
+    if name == "Dinov2" and "encoder.layer.0.attention.o_proj.weight" not in source.state_dict():
+        pytest.skip("this transformers names DINOv2's weights in an older way, which is refused")
+    config = convert_model(source, **WORKSPACE).config
+    expected = {**fields, **TINY, **WORKSPACE, "intermediate_size": width, "pooling": "cls", "use_vit_norms": True}
+    assert {field: getattr(config, field) for field in expected} == expected
+    assert config.num_register_tokens == (name == "DeiT")
+    if name != "Dinov2":
+        assert (config.id2label, config.label2id) == ({0: "cat", 1: "dog"}, {"cat": 0, "dog": 1})
+
+
+def test_processor_of_images_that_are_not_square(tmp_path):
+    model = convert_model(ViTModel(ViTConfig(**VIT)), **WORKSPACE)
+    fit_positions(model, ViTImageProcessorPil(size={"height": 8, "width": 24}))
+    assert model.config.image_shape == (8, 24)
+
+
+def test_command_passes_every_option_of_the_workspace_on(tmp_path):
+    ViTModel(ViTConfig(**VIT)).save_pretrained(tmp_path / "vit")
+    command = ["--model", str(tmp_path / "vit"), "--output_dir", str(tmp_path / "ait")]
+    values = {"num_memory_slots": 3, "memory_slot_size": 5, "num_memory_heads": 7, "bottleneck_size": 11}
+    main([*command, *(part for name, value in values.items() for part in (f"--{name}", str(value)))])
+    config = AiTModel.from_pretrained(tmp_path / "ait").config
+    assert {name: getattr(config, name) for name in values} == values
+    # A source without an image processor gets one of its own size.
+    processor = ViTImageProcessorPil.from_pretrained(tmp_path / "ait")
+    assert dict(processor.size) == {"height": 16, "width": 16}

@@ -22,30 +22,30 @@ TINY_MODEL = {
 }
 
 
+def make_tiny_flags(output_dir, model_config=None, **flags):
+    """Flags of a tiny run on the digits: two steps of 16 images, 51 to evaluate on."""
+    tiny = {
+        "dataset_name": "digits",
+        "max_train_samples": 64,
+        "max_eval_samples": 51,
+        "max_steps": 2,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 20,
+        "crop_padding": 1,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "output_dir": str(output_dir),
+        "model_config": json.dumps({**TINY_MODEL, **(model_config or {})}),
+    }
+    tiny.update(flags)
+    return [part for name, value in tiny.items() if value is not None for part in (f"--{name}", str(value))]
+
+
 @pytest.fixture
 def make_flags():
-    """Flags of a tiny run on the digits: two steps of 16 images, 51 to evaluate on."""
-
-    def make(output_dir, model_config=None, **flags):
-        tiny = {
-            "dataset_name": "digits",
-            "max_train_samples": 64,
-            "max_eval_samples": 51,
-            "max_steps": 2,
-            "per_device_train_batch_size": 16,
-            "per_device_eval_batch_size": 20,
-            "crop_padding": 1,
-            "logging_steps": 1,
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "output_dir": str(output_dir),
-            "model_config": json.dumps({**TINY_MODEL, **(model_config or {})}),
-        }
-        tiny.update(flags)
-        return [part for name, value in tiny.items() if value is not None for part in (f"--{name}", str(value))]
-
-    return make
+    return make_tiny_flags
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.compare import main, make_table
 from examples.comparison import costs as costs_module
 from examples.comparison.costs import make_builders, measure_costs
-from examples.comparison.plan import ABLATIONS, list_settings, list_variants, plan_runs
+from examples.comparison.plan import ABLATIONS, choose_benchmark, list_settings, list_variants, plan_runs
 from examples.errors import InputError
 from examples.training.arguments import read_recipe
 from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
@@ -24,6 +24,23 @@ from examples.training.trainer import ResetMemoryCallback
 from modeling_ait import AiTConfig
 from modeling_ait.workspace_ait import make_initial_memory
 from tests.examples.conftest import TINY_MODEL
+
+
+def find_benchmarks(recipes):
+    return {path: choose_benchmark(recipe, []) for path, recipe in recipes.items()}
+
+
+@pytest.mark.parametrize(
+    ("passed_on", "title"),
+    [
+        ([], "Triangle"),
+        (["--dataset_name", "cifar10"], "CIFAR-10"),
+        (["--dataset-name=uoft-cs/cifar100"], "CIFAR-100"),
+        (["--dataset_name", "./folder"], "Triangle"),
+    ],
+)
+def test_data_set_that_is_passed_on_chooses_the_benchmark(passed_on, title):
+    assert choose_benchmark({"dataset_name": "triangle"}, passed_on).title == title
 
 
 ONE_RUN = ("--architectures", "ait", "--seeds", "0", "--num_cost_rounds", "0")
@@ -115,7 +132,10 @@ def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
             ["RECIPE", "--architectures", "resnet"],
             "no architecture 'resnet'. Known: ait, ait_no_workspace, ait_no_workspace_wide_mlp",
         ),
-        (["RECIPE", "--ablations", "no_memry"], "no ablation 'no_memry'. Known: no_balance_loss"),
+        (
+            ["RECIPE", "--ablations", "no_memry"],
+            r"no ablation 'no_memry'. Did you mean 'no_memory'\? Known: no_balance_loss",
+        ),
         (["RECIPE", "--seeds", "1", "1"], "must differ"),
         (["RECIPE", "--architectures", "ait", "ait"], "must differ"),
         (["RECIPE", "RECIPE"], "must differ"),
@@ -134,7 +154,15 @@ def test_bad_arguments_are_refused(flags, message, recipe, tmp_path):
 def test_every_ablation_changes_the_model_as_it_says(recipe, tmp_path):
     changes = [name for name in ABLATIONS if name not in ("differentiable_write", "learned_positions", "mean_pooling")]
     recipes = {str(recipe): read_recipe(str(recipe))}
-    runs = plan_runs(list_settings(recipes, []), recipes, list_variants([], changes), [0], str(tmp_path), [])
+    runs = plan_runs(
+        list_settings(recipes, []),
+        recipes,
+        find_benchmarks(recipes),
+        list_variants([], changes),
+        [0],
+        str(tmp_path),
+        [],
+    )
     assert len(runs) == len(changes) >= 14
     changed = {
         "ait, no balance loss": {"balance_loss_coef": 0.0},
@@ -165,7 +193,9 @@ def test_benchmark_decides_the_script(tmp_path):
         path.write_text(f"dataset_name: {name}\n")
         recipes = {str(path): read_recipe(str(path))}
         settings = list_settings(recipes, ["small"])
-        (run,) = plan_runs(settings, recipes, list_variants(["ait"], []), [3], "runs", ["--bf16", "True"])
+        (run,) = plan_runs(
+            settings, recipes, find_benchmarks(recipes), list_variants(["ait"], []), [3], "runs", ["--bf16", "True"]
+        )
         assert run.command[:4] == ("python", "-m", f"examples.{script}", str(path))
         assert run.command[-2:] == ("--bf16", "True")
 
@@ -203,6 +233,20 @@ def test_flops_are_those_of_the_matrix_products():
     assert count_flops(build, TRAINING, CostSetting(5)) == expected
 
 
+def test_flops_of_the_write_are_those_of_what_it_selects():
+    """Beside the rest: folded queries, logits, what is read of the kept tokens, values and output, by hand."""
+    fields = {**TINY_MODEL, "num_hidden_layers": 1, "num_labels": 3, "bottleneck_size": 2}
+    build = lambda: build_architecture("ait", AiTConfig(**fields))  # noqa: E731  # the shortest form of a builder
+    batch_size, tokens, width, heads, slots, slot_size = 5, 4, 16, 2, 3, 4
+    inner = heads * slot_size
+    folding = slots * slot_size * inner + width * width * inner + heads * slots * slot_size * width
+    selecting = heads * slots * width * batch_size * tokens + heads * slots * 2 * width
+    output = heads * slots * width * inner + slots * inner * slot_size
+    written = count_flops(build, TRAINING, CostSetting(batch_size)) * batch_size
+    read = count_flops(build, INFERENCE, CostSetting(batch_size)) * batch_size
+    assert written - read == 2 * (folding + selecting + output)
+
+
 def test_memory_of_every_recipe_is_measured_before_the_first_timing(recipe, monkeypatch):
     """A process starts with the high-water mark of its parent, so that a timing in between would hide all of it."""
     second = recipe.with_name("second.yaml")
@@ -213,7 +257,12 @@ def test_memory_of_every_recipe_is_measured_before_the_first_timing(recipe, monk
     monkeypatch.setattr(costs_module, "time_rounds", lambda *args: calls.append("time") or measure(*args))
     recipes = {str(path): read_recipe(str(path)) for path in (recipe, second)}
     builders = {
-        setting.recipe: make_builders(setting, recipes[setting.recipe], list_variants(["ait", "vit"], []), [])
+        setting.recipe: make_builders(
+            setting,
+            recipes[setting.recipe],
+            choose_benchmark(recipes[setting.recipe], []),
+            list_variants(["ait", "vit"], []),
+        )
         for setting in list_settings(recipes, [])
     }
     costs = measure_costs(builders, CostSetting(32), 2)
@@ -272,11 +321,11 @@ def test_sizes_are_runs_and_costs_of_their_own():
     path = "examples/recipes/cifar10.yaml"
     recipes = {path: read_recipe(path)}
     settings = list_settings(recipes, ["small", "base"])
-    runs = plan_runs(settings, recipes, list_variants(["ait"], []), [0], "runs", [])
+    runs = plan_runs(settings, recipes, find_benchmarks(recipes), list_variants(["ait"], []), [0], "runs", [])
     assert ["--size" in run.command for run in runs] == [False, True]
     assert [run.folder.as_posix() for run in runs] == ["runs/cifar10-small/ait-seed_0", "runs/cifar10-base/ait-seed_0"]
     sizes = [
-        make_builders(setting, recipes[path], list_variants(["ait"], []), [])["ait"].args[1].num_hidden_layers
+        make_builders(setting, recipes[path], None, list_variants(["ait"], []))["ait"].args[1].num_hidden_layers
         for setting in settings
     ]
     assert sizes == [2, 12]

@@ -24,9 +24,10 @@ from examples.data.arguments import DataArguments
 from examples.data.images import make_datasets
 from examples.data.loading import load_image_data
 from examples.errors import InputError
-from examples.training.run_folder import is_complete_checkpoint
+from examples.training.checkpoints import is_complete_checkpoint
 from examples.training.trainer import AiTTrainer
 from modeling_ait import AiTForImageClassification
+from tests.examples.helpers import assert_same_weights, read_results
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,17 +37,6 @@ SCRIPTS = pytest.mark.parametrize(
 MARKERS = {image_classification: "trainer_state.json", image_classification_accelerate: "progress.json"}
 # Without dropout and without a moving memory, so that a learning rate of next to nothing leaves the model still.
 STILL = {"hidden_dropout_prob": 0.0, "memory_dropout_prob": 0.0, "update_memory": False}
-
-
-def read_results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-def assert_same_weights(folder, other):
-    weights, others = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
-    assert weights.keys() == others.keys()
-    for name, tensor in weights.items():
-        assert torch.equal(tensor, others[name]), name
 
 
 @SCRIPTS
@@ -120,7 +110,7 @@ def test_finished_run_is_told_and_not_repeated(script, make_flags, tmp_path, cap
     accuracy = f"{100 * read_results(folder)['accuracy']:.2f} %"
     capsys.readouterr()
     # Nothing is loaded or built for it.
-    monkeypatch.setattr(script, "load_image_data", None)
+    monkeypatch.setattr("examples.data.loading.load_image_data", None)
     script.main(make_flags(folder))
     printed = capsys.readouterr().out
     assert "holds this run, finished" in printed and accuracy in printed
@@ -143,7 +133,7 @@ def test_finished_run_with_other_arguments_is_kept_until_the_new_one_is_complete
         script.main(make_flags(folder, seed=7))
     assert_same_weights(folder, first)
     with monkeypatch.context() as patch:
-        patch.setattr(script, "report_run", fail)
+        patch.setattr("examples.training.results.report_run", fail)
         with pytest.raises(RuntimeError, match="stopped"):
             script.main(make_flags(folder, seed=7, restart=True))
     assert AiTForImageClassification.from_pretrained(folder)
@@ -181,12 +171,12 @@ def test_two_runs_do_not_work_in_one_folder(script, make_flags, tmp_path):
 @SCRIPTS
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_damaged_checkpoint_is_passed_over_and_kept(script, make_flags, tmp_path, damage, caplog, monkeypatch):
-    monkeypatch.setattr(transformers.logging.get_logger("examples.training.run_folder"), "propagate", True)
+    monkeypatch.setattr(transformers.logging.get_logger("examples.training.checkpoints"), "propagate", True)
     whole, folder = tmp_path / "whole", tmp_path / "run"
     flags = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
     script.main(make_flags(whole, **flags))
     with monkeypatch.context() as patch:
-        patch.setattr(script, "report_run", fail)
+        patch.setattr("examples.training.results.report_run", fail)
         with pytest.raises(RuntimeError, match="stopped"):
             script.main(make_flags(folder, **flags))
     newest = folder / "checkpoint-4"
@@ -245,11 +235,12 @@ def test_killed_run_resumes_bit_for_bit(script, make_flags, tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
+import examples.training.results
 import {script.__name__} as script
 def hang(*args, **kwargs):
     Path(sys.argv[1]).touch()
     time.sleep(600)
-script.report_run = hang
+examples.training.results.report_run = hang
 script.main(sys.argv[2:])
 """
     marker = tmp_path / "reached"
@@ -271,7 +262,7 @@ script.main(sys.argv[2:])
     shutil.rmtree(killed / "checkpoint-7", ignore_errors=True)
     weights = next((killed / "checkpoint-6").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    (killed / "model.safetensors").unlink()
+    assert not (killed / "model.safetensors").exists()
     script.main(make_flags(killed, **flags))
     assert read_results(killed)["resumed_from_step"] == 3
     assert_same_weights(killed, whole)
@@ -416,7 +407,8 @@ def test_training_option_does_what_it_says(flags, low, high, make_flags, tmp_pat
 
 
 def test_mistake_is_one_line_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "examples.image_classification", "--dataset_name", str(tmp_path / "nowhere")]
+    flags = ["--dataset_name", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "examples.image_classification", *flags]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: There is no folder")

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from examples import relational_reasoning
-from examples.baselines import ARCHITECTURES
+from examples.baselines.catalog import ARCHITECTURES
 from examples.data.arguments import DataArguments
 from examples.data.images import ImagePixelsDataset
 from examples.data.questions import QuestionsDataset, group_questions, load_questions

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers.utils import logging
 
 import modeling_ait
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
+from modeling_ait.saving_ait import stage_files
 
 from .loading import assert_same_model, assert_same_weights, load_elsewhere
 
@@ -154,6 +156,39 @@ def test_weights_beside_a_saved_adapter_stay(make_trained, tmp_path, monkeypatch
     monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", save_adapter)
     make_trained(1).save_pretrained(tmp_path)
     assert list_names(tmp_path) == WHOLE_CHECKPOINT | {"adapter_model.safetensors"}
+    assert_same_weights(AiTForImageClassification.from_pretrained(tmp_path), model)
+
+
+def test_weights_are_moved_before_the_json_that_describes_them(tmp_path, monkeypatch):
+    moved, replace = [], os.replace
+
+    def record(source, target):
+        moved.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record)
+    with stage_files(tmp_path) as staging:
+        for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "a_ait.py"):
+            Path(staging, name).write_text("x")
+    assert moved == ["a_ait.py", "model.safetensors", "config.json", "model.safetensors.index.json"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_saved_files_get_the_permissions_of_the_umask(make_trained, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        make_trained().save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
+def test_saving_leaves_the_state_dict_of_the_caller_whole(make_trained, tmp_path):
+    model = make_trained()
+    state = model.state_dict()
+    names = set(state)
+    model.save_pretrained(tmp_path, state_dict=state)
+    assert set(state) == names
     assert_same_weights(AiTForImageClassification.from_pretrained(tmp_path), model)
 
 

@@ -8,7 +8,8 @@ import torch
 from transformers import PerceiverModel as TransformersPerceiverModel
 from transformers import ViTForImageClassification
 
-from examples.baselines import ARCHITECTURES, build_architecture, count_parameters
+from examples.baselines.build import build_architecture, count_parameters
+from examples.baselines.catalog import ARCHITECTURES
 from examples.baselines.common import BaselineConfig, BaselineModel
 from examples.baselines.coordination import CoordinationModel, WorkspaceWrite
 from examples.baselines.relation_network import RelationNetworkModel

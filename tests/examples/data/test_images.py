@@ -19,6 +19,8 @@ from examples.errors import InputError
 
 
 ORIENTATION = 0x0112
+
+
 # How each kind of image is made from the same (12, 10, 4) of uint8, and the format that keeps it.
 KINDS = {
     "L": (lambda pixels: Image.fromarray(pixels[..., 0]), "png"),
@@ -215,3 +217,43 @@ def test_bad_images_are_left_out_and_named(image_folder, capsys):
 def test_arguments_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         DataArguments("digits", **arguments)
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone(processor):
+    data = load_image_data(DataArguments("digits", max_train_samples=20))
+
+    def draw(seed=0, epoch=0, cache=False):
+        pixels = ImagePixelsDataset(data.train, "image", processor, 2, True, seed, cache)
+        pixels.set_epoch(epoch)
+        torch.rand(3)  # the global random stream does not matter
+        return torch.stack([pixels[index] for index in range(20)])
+
+    assert torch.equal(draw(), draw())
+    assert torch.equal(draw(), draw(cache=True))
+    assert not torch.equal(draw(), draw(epoch=1))
+    assert not torch.equal(draw(), draw(seed=1))
+    plain = ImagePixelsDataset(data.train, "image", processor)
+    assert torch.equal(plain[3], plain[3])
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_pixels_are_those_of_the_processor(image_folder, cache):
+    """Several modes and sizes, resized: equal to the last bit."""
+    processor = ViTImageProcessorPil(
+        size={"height": 8, "width": 8}, image_mean=[0.49, 0.48, 0.45], image_std=[0.2, 0.3, 0.4], do_convert_rgb=True
+    )
+    data = load_image_data(DataArguments(str(image_folder))).train
+    pixels = ImagePixelsDataset(data, "image", processor, cache=cache)
+    for index in range(len(data)):
+        image = decode_image(data[index]["image"], "")
+        expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(pixels[index], expected)
+
+
+def test_truncated_image_is_named(image_folder, processor):
+    path = image_folder / "train" / "dog" / "2.png"
+    path.write_bytes(path.read_bytes()[:60])
+    data = load_image_data(DataArguments(str(image_folder)))
+    dataset = ImagePixelsDataset(data.train, "image", processor)
+    with pytest.raises(InputError, match=r"train/dog/2\.png cannot be read"):
+        [dataset[index] for index in range(len(dataset))]

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples.data.__main__ import main
 from examples.data.arguments import DataArguments
-from examples.data.generated import GeneratedBuilder
+from examples.data.images import ImageClassificationDataset, ImagePixelsDataset
 from examples.data.labels import hold_out
 from examples.data.loading import load_image_data
 from examples.data.questions import load_questions
@@ -230,7 +229,7 @@ INTEGER, TEXT, NAMED = datasets.Value("int64"), datasets.Value("string"), datase
         (TEXT, ["a", "b"], ["c"] * 9, r"^Rows 0, 1, 2, 3, 4 and 4 more of the evaluation split have the label 'c'"),
         (NAMED, [0, 1], [-1, 0, -1], r"^Rows 0, 2 of the evaluation split have the label -1 .*there is none"),
         (NAMED, [0, 1, None], [0], r"^Row 2 of the training split has the label None"),
-        (datasets.Value("float64"), [0.5, 1.0], [0.5], r"holds float values, but classes must be integers or strings"),
+        (datasets.Value("float64"), [0.5, 1.0], [0.5], r"of type float, but classes must be integers or strings"),
     ],
 )
 def test_labels_without_a_class_are_refused(feature, train, test, message, tmp_path):
@@ -320,25 +319,81 @@ def test_flags_for_images_are_refused_for_questions():
         load_questions(DataArguments("sort_of_clevr", check_images=True))
 
 
-def test_preview_generates_only_what_it_shows(tmp_path, monkeypatch, capsys):
-    generated = []
-    original = GeneratedBuilder._generate_examples
-
-    def count(self, split_id, ranges):
-        for row in original(self, split_id, ranges):
-            generated.append(row)
-            yield row
-
-    monkeypatch.setattr(GeneratedBuilder, "_generate_examples", count)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    main(["sort_of_clevr", "--preview", str(tmp_path / "sheet.png"), "--num_images", "3"])
-    assert len(generated) == 6
-    assert "train: 9800 rows" in capsys.readouterr().out
+def test_digits_are_split_the_same_way_every_time():
+    data, again = load_image_data(DataArguments("digits")), load_image_data(DataArguments("digits"))
+    assert (len(data.train), len(data.evaluation)) == (1437, 360)
+    assert data.label_names == [str(digit) for digit in range(10)]
+    assert data.evaluation[:] == again.evaluation[:]
+    # Stratified: every digit has its share of the 360.
+    assert all(30 <= data.evaluation["label"][:].count(digit) <= 40 for digit in range(10))
 
 
-def test_data_script_checks_images(image_folder, capsys):
-    (image_folder / "train" / "cat" / "0.png").write_bytes(b"")
-    with pytest.raises(InputError, match="1 of 18 images cannot be read"):
-        main([str(image_folder), "--check_images"])
-    main([str(image_folder), "--skip_bad_images", "True"])
-    assert "train: 11 rows" in capsys.readouterr().out
+def test_image_folder_with_splits(image_folder, processor):
+    data = load_image_data(DataArguments(str(image_folder)))
+    assert (len(data.train), len(data.evaluation)) == (12, 6)
+    assert data.label_names == ["cat", "dog"]
+    sample = ImageClassificationDataset(ImagePixelsDataset(data.train, "image", processor), data.train["label"][:])[11]
+    assert sample["pixel_values"].shape == (3, 8, 8)
+    assert sample["labels"].item() == 1
+
+
+def test_image_folder_without_splits_holds_a_part_out(image_folder):
+    data = load_image_data(DataArguments(str(image_folder / "train"), eval_fraction=0.25))
+    assert (len(data.train), len(data.evaluation)) == (9, 3)
+
+
+def test_parquet_folder_with_string_labels_and_limits(tmp_path):
+    images = [Image.new("RGB", (8, 8), (10 * index, 0, 0)) for index in range(12)]
+    table = {"img": images, "label": ["b", "a", "c"] * 4}
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("string")})
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    data = load_image_data(DataArguments(str(tmp_path), max_train_samples=7, max_eval_samples=5))
+    assert (len(data.train), len(data.evaluation)) == (7, 5)
+    assert data.image_column == "img"
+    assert data.label_names == ["a", "b", "c"]
+    assert set(data.train["label"][:]) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset_name": None}, r"--dataset_name.*digits"),
+        ({"dataset_name": "./nowhere"}, r"no folder './nowhere'"),
+        ({"dataset_name": "cifar"}, r"no benchmark 'cifar'. Known: digits, cifar10, .*sort_of_clevr.*user/name"),
+        ({"dataset_name": "sort_of_clevr"}, r"has questions: train on it with `examples.relational_reasoning`"),
+        ({"dataset_name": "triangle", "dataset_config_name": "fair"}, r"no variant 'fair'.*original, matched"),
+        ({"generator_train_size": 5}, r"'digits' is not generated: use `--max_train_samples`"),
+        ({"image_column": "picture"}, r"no column 'picture'.*image, label"),
+        ({"label_column": "class"}, r"no column 'class'.*image, label"),
+        ({"image_column": "label"}, r"holds no images.*image \(Image\)"),
+        ({"train_split": "training"}, r"no split 'training'.*train, test"),
+        ({"eval_split": "dev"}, r"no split 'dev'.*train, test"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        load_image_data(DataArguments(**{"dataset_name": "digits", **arguments}))
+
+
+def test_empty_folder_is_refused(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds no images.*FOLDER/train/CLASS"):
+        load_image_data(DataArguments(str(tmp_path)))
+
+
+def test_unreachable_hub_says_what_to_pass_instead(monkeypatch):
+    def fail(*args):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(InputError, match=r"'user/name'.*no route.*local folder"):
+        load_image_data(DataArguments("user/name"))
+
+
+def test_label_out_of_range_is_named(tmp_path):
+    table = {"image": [Image.new("L", (8, 8))] * 3, "label": [0, 1, -1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=r"Row \d of the \w+ split has the label -1.*0 to 1 \(no, yes\)"):
+        load_image_data(DataArguments(str(tmp_path), eval_fraction=0.34))

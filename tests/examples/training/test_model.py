@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from examples.baselines import build_architecture
+from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
-from examples.training.checkpoint import load_checkpoint
+from examples.training.loading import check_statistics, load_checkpoint, make_image_processor
 from examples.training.model import build_model
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel
 from modeling_ait.embeddings_ait import interpolate_positions
@@ -57,9 +57,7 @@ def test_checkpoint_is_taken_over_but_for_the_classifier(checkpoint):
 
 def test_backbone_gets_a_classifier(checkpoint):
     AiTModel.from_pretrained(checkpoint).save_pretrained(checkpoint / "backbone")
-    with pytest.raises(InputError, match=r"missing weights: classifier.bias, classifier.weight. No weight may be new"):
-        load_checkpoint(str(checkpoint / "backbone"), AiTForImageClassification)
-    model = load_checkpoint(str(checkpoint / "backbone"), AiTForImageClassification, id2label={0: "a", 1: "b"})
+    model = load_checkpoint(str(checkpoint / "backbone"), AiTForImageClassification)
     saved = load_file(checkpoint / "model.safetensors")
     assert torch.equal(
         model.state_dict()["ait.layers.0.attention.q_proj.weight"], saved["ait.layers.0.attention.q_proj.weight"]
@@ -229,12 +227,8 @@ def make_relational(folder):
         (make_list_of_config, r"config.json of .* must be a mapping of fields, but holds \[\]"),
         (make_text_of_weights, "cannot be loaded: "),
         (make_renamed_baseline, r"missing weights: ait\."),
-        (make_halved_weights, r"cannot be loaded: its weights \(\*.safetensors\) are damaged"),
+        (make_halved_weights, "cannot be loaded: "),
         (make_weights_that_are_not_finite, r"weights that are not finite: ait\.memory\.layer_1\."),
-        (make_relational, "was trained with a question"),
-        (lambda folder: folder.mkdir(), "it has no config.json"),
-        (lambda folder: folder.write_text("text"), "There is no folder"),
-        (lambda folder: None, "There is no folder"),
         (make_wider_config, "weights of another shape: .*Only the classifier may be new"),
         (make_config_of_defaults, "missing weights: "),
         (make_latin_config, "config.json of .* is no JSON: 'utf-8' codec"),
@@ -242,6 +236,9 @@ def make_relational(folder):
         (make_index_without_map, "has no `weight_map`"),
         (make_pickle_that_executes, "a pickle that would execute code, which is refused"),
         (make_architectures_of_text, "`architectures` AiT"),
+        (make_relational, "was trained with a question"),
+        (lambda folder: folder.mkdir(), "it has no config.json"),
+        (lambda folder: folder.write_text("text"), "is a file. Give the folder"),
     ],
 )
 def test_what_is_no_checkpoint_of_this_model_is_refused(make, message, tmp_path):
@@ -307,3 +304,60 @@ def test_missing_image_processor_is_made_anew_and_said(checkpoint, caplog):
     _, processor = build(checkpoint, data=DataArguments(image_mean=[0.4, 0.4, 0.4]))
     assert (list(processor.image_mean), dict(processor.size)) == ([0.4] * 3, {"height": 8, "width": 8})
     assert "has no image processor: a new one is made" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_config": {"memory_update_rate": 5.0}}, "`memory_update_rate` must be between 0 and 1, but got 5.0"),
+        ({"model_config": {"num_channels": 1}}, "`num_channels` is 1"),
+        ({"size": "tiny"}, "'base', 'medium', 'small'.*'tiny'"),
+        ({"model_name_or_path": "./nowhere"}, "nowhere"),
+    ],
+)
+def test_impossible_model_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        build_model(ModelArguments(**arguments), DataArguments(), ["a", "b"], seed=0)
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16)
+    ViTForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"'vit'.*'ait'"):
+        build_model(ModelArguments(model_name_or_path=str(tmp_path)), DataArguments(), ["a", "b"], seed=0)
+
+
+def test_image_statistics_of_another_length_are_refused():
+    with pytest.raises(InputError, match=r"`image_mean` must have one value per channel \(3\), but got \[0.5\]"):
+        make_image_processor(AiTConfig(), DataArguments(image_mean=[0.5]))
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("9", "1")])
+def test_labels_are_named_both_ways(names):
+    model, _ = build_model(ModelArguments(model_config=TINY_MODEL), DataArguments(), list(names), seed=0)
+    assert model.config.id2label == dict(enumerate(names))
+    assert model.config.label2id == {name: index for index, name in enumerate(names)}
+
+
+def test_seed_decides_the_initial_weights():
+    arguments = ModelArguments(model_config=TINY_MODEL)
+    one, same, other = (
+        build_model(arguments, DataArguments(), ["a", "b"], seed=seed)[0].classifier.weight for seed in (3, 3, 4)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        ({"image_std": [0.5, 0.0, 0.5]}, "`image_std` must have positive numbers only"),
+        ({"image_std": [0.5, -0.5, 0.5]}, "`image_std` must have positive numbers only"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "`image_mean` must have finite numbers only"),
+        ({"image_mean": [0.5, 0.5]}, r"`image_mean` must have one value per channel \(3\)"),
+    ],
+)
+def test_image_statistics_that_cannot_work_are_refused(statistics, message):
+    with pytest.raises(InputError, match=message):
+        check_statistics(statistics, 3)
+    check_statistics({"image_mean": [0.0, -1.0, 2], "image_std": [0.1, 1, 2.0]}, 3)
+    check_statistics({"image_mean": None, "image_std": None}, 3)

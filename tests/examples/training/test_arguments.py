@@ -5,16 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import ViTConfig, ViTForImageClassification
 
-from examples.data.arguments import DataArguments
 from examples.errors import InputError
-from examples.training.arguments import ModelArguments, parse_arguments
-from examples.training.model import build_model, make_image_processor
-from modeling_ait import AiTConfig
+from examples.training.arguments import parse_arguments
+from examples.training.model import build_model
 
 
-RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[3] / "examples" / "recipes").glob("*.yaml"))
+
+
 PAPER_PARAMETERS = {"small": 15_784_426, "medium": 45_876_970, "base": 91_015_786}
 
 
@@ -105,10 +104,10 @@ def test_flags_override_the_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat: 1", r"unknown key 'learning_rat'. Did you mean 'learning_rate'\? Known keys: .*seed"),
+        ("learning_rat: 1", r"unknown key 'learning_rat'. Did you mean 'learning_rate'\? `--help` and"),
         ("model_config: {hiden_size: 3}", r"unknown key 'hiden_size'. Did you mean 'hidden_size'"),
-        ("model_config: 3", "must be a mapping"),
-        ("- a list", "must be a mapping of arguments, but is a list"),
+        ("model_config: 3", "`model_config` 3, but it takes a mapping"),
+        ("- a list", "must be a mapping of arguments, such as `seed: 0`, but is a list"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -120,29 +119,3 @@ def test_bad_recipe_is_refused(tmp_path, text, message):
 def test_missing_recipe_lists_the_shipped_ones():
     with pytest.raises(InputError, match=r"no recipe 'nowhere.yaml'.*cifar10.yaml.*digits.yaml"):
         parse_arguments(["nowhere.yaml"], None)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"model_config": {"memory_update_rate": 5.0}}, "`memory_update_rate` must be between 0 and 1, but got 5.0"),
-        ({"model_config": {"num_channels": 1}}, "`num_channels` is 1"),
-        ({"size": "tiny"}, "'base', 'medium', 'small'.*'tiny'"),
-        ({"model_name_or_path": "./nowhere"}, "nowhere"),
-    ],
-)
-def test_impossible_model_is_refused(arguments, message):
-    with pytest.raises(InputError, match=message):
-        build_model(ModelArguments(**arguments), DataArguments(), ["a", "b"], seed=0)
-
-
-def test_checkpoint_of_another_model_is_refused(tmp_path):
-    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16)
-    ViTForImageClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"'vit'.*'ait'"):
-        build_model(ModelArguments(model_name_or_path=str(tmp_path)), DataArguments(), ["a", "b"], seed=0)
-
-
-def test_image_statistics_of_another_length_are_refused():
-    with pytest.raises(InputError, match=r"`image_mean` must have one value per channel \(3\), but got \[0.5\]"):
-        make_image_processor(AiTConfig(), DataArguments(image_mean=[0.5]))

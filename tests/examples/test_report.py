@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from examples import report
+from examples.data.catalog import BENCHMARKS
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 README = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
 RESULTS = REPOSITORY / "examples" / "results"
 
@@ -62,6 +63,12 @@ def test_report_is_what_the_results_files_say():
     assert (report.RESULTS / "headline.svg").exists()
 
 
+COST = {
+    "training_forward_flops": 2e6,
+    "inference_flops": 1e6,
+    "training_images_per_second": 100.0,
+    "training_peak_memory_mib": 10.0,
+}
 VARIANTS = {"triangle_matched_cpu": "matched", "triangle_cpu": "original", "sort_of_clevr_cpu": "fixed"}
 
 
@@ -183,3 +190,57 @@ def test_report_says_when_predictions_flip(write_results):
     for changed, sentence in ((0.0, "no prediction depends on the batch"), (0.1, "up to 0.10 % of the predictions")):
         summary = [{**row, "update_memory": False, "largest_share_changed": changed}]
         assert sentence in write_results([], "evaluation batches", batch_summary=summary, checkpoints=[1])
+
+
+def find_row(text, start):
+    (row,) = (line for line in text.splitlines() if line.startswith(start))
+    return row
+
+
+def test_target_is_not_reached_by_rounding(write_results):
+    start = "| our own, any recipe | Triangle, matched |"
+    assert find_row(write_results(make_runs("ait", [0.9896] * 3)), start).endswith("| no |")
+    assert find_row(write_results(make_runs("ait", [0.99] * 3)), start).endswith("| **yes** |")
+
+
+def test_target_is_held_against_the_best_model(write_results):
+    best = make_runs("ait, detached write", [0.993, 0.991, 0.992])
+    text = write_results(make_runs("ait", [0.95] * 3) + best + make_runs("ait, no positions", [0.97] * 3))
+    row = find_row(text, "| our own, any recipe | Triangle, matched |")
+    assert "| 99.20 ± 0.10 (3 seeds, `triangle_matched_cpu`, ait, detached write) | **yes** |" in row
+
+
+def test_table_of_all_models_gives_the_lowest_before_the_highest(write_results):
+    text = write_results(make_runs("ait", [0.95, 0.93, 0.97]))
+    assert "| ait | 95.00 ± 2.00 | 93.00 to 97.00 | 0, 1, 2 | 1,234 |" in text
+
+
+@pytest.mark.parametrize(("accuracy", "relation"), [(0.9, "falls short of"), (0.999, "is above")])
+def test_run_is_held_against_the_best_published_ait(write_results, accuracy, relation):
+    text = write_results(make_runs("ait", [accuracy] * 2, "examples/recipes/triangle_cpu.yaml"))
+    best = max(value for name, value in BENCHMARKS["triangle"].published.items() if name.startswith("AiT"))
+    assert f"This reduced run {relation} the best published AiT by {abs(100 * accuracy - best):.2f} points" in text
+
+
+def test_alternative_of_a_few_percent_more_parameters_counts_as_larger(write_results):
+    base = [{**run, "num_parameters": 1000} for run in make_runs("ait", [0.90, 0.91, 0.89])]
+    better = make_runs("ait, detached write", [0.95, 0.96, 0.94])
+    for number, advice in ((1009, "**should change**"), (1020, "stays, because the alternative is larger")):
+        text = write_results(base + [{**run, "num_parameters": number} for run in better])
+        assert f"against `False`: better; the default {advice}." in text
+
+
+def test_headline_has_the_time_of_each_model(write_results):
+    runs = make_runs("ait", [0.95, 0.96]) + make_runs("ait_no_workspace", [0.90, 0.91])
+    costs = {"ait": {"training_time_ratio": 1.0}, "ait_no_workspace": {"training_time_ratio": 0.8}}
+    costs = {label: {**COST, **cost} for label, cost in costs.items()}
+    text = write_results(runs, costs={runs[0]["recipe"]: costs})
+    assert "| Triangle, matched | AiT | 95.50 ± 0.71 | 2 | 1,234 | 1.00 |" in text
+    assert "| Triangle, matched | AiT without workspace | 90.50 ± 0.71 | 2 | 1,234 | 0.80 |" in text
+
+
+@pytest.mark.parametrize(("title", "chance"), [("Triangle, matched", 50.0), ("CIFAR-10", 10.0)])
+def test_chance_is_that_of_the_number_of_classes(title, chance):
+    assert report.find_chance({"ait": make_runs("ait", [0.5])}, title) == chance
+    asked = {"ait": [{"question_only_by_group": {"relational": 0.48}}]}
+    assert report.find_chance(asked, title) == 48.0

@@ -138,7 +138,9 @@ def read_saved_json(name_or_path: str, file_name: str) -> dict[str, Any] | None:
         OSError: if the checkpoint is not there.
         InputError: if the file is something else than a mapping.
     """
-    file = cached_file(name_or_path, file_name, _raise_exceptions_for_missing_entries=False)
+    # Without a network an id of the Hub has no file at all, and transformers says so.
+    is_needed = file_name == CONFIG_NAME and not Path(name_or_path).is_dir()
+    file = cached_file(name_or_path, file_name, _raise_exceptions_for_missing_entries=is_needed)
     if file is None:
         return None
     try:
@@ -150,16 +152,6 @@ def read_saved_json(name_or_path: str, file_name: str) -> dict[str, Any] | None:
     return saved
 
 
-def refuse_missing_folder(name_or_path: str) -> None:
-    """Raise an `InputError` for a path that is no folder; anything else may be an id of the Hub."""
-    path = Path(name_or_path)
-    looks_like_path = (
-        path.exists() or path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1
-    )
-    if looks_like_path and not path.is_dir():
-        raise InputError(f"There is no folder {name_or_path!r}: name the folder or Hub id of a checkpoint.")
-
-
 def check_checkpoint_type(name_or_path: str) -> None:
     """
     Check that a checkpoint is an AiT, before anything is built from it.
@@ -168,9 +160,17 @@ def check_checkpoint_type(name_or_path: str) -> None:
         OSError: if it has no configuration that can be read.
         InputError: if its configuration is of another model, or of none.
     """
+    path = Path(name_or_path)
+    if path.is_file():
+        raise InputError(f"{name_or_path!r} is a file. Give the folder of a checkpoint, or a Hub id.")
+    if not path.exists() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
+        raise InputError(f"There is no folder {name_or_path!r}. Give the folder of a checkpoint, or a Hub id.")
     saved = read_saved_json(name_or_path, CONFIG_NAME)
     if saved is None:
         raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.")
+    index = read_saved_json(name_or_path, SAFE_WEIGHTS_INDEX_NAME)
+    if index is not None and not isinstance(index.get("weight_map"), dict):
+        raise InputError(f"{SAFE_WEIGHTS_INDEX_NAME} of {name_or_path!r} has no `weight_map`.")
     model_type, architectures = saved.get("model_type"), saved.get("architectures") or []
     known = [model_class.__name__ for model_class in MODEL_CLASSES]
     is_known = isinstance(architectures, list) and all(name in known for name in architectures)
@@ -185,7 +185,7 @@ def check_weights(
     name_or_path: str, model: PreTrainedModel, loading_info: dict[str, Any], is_classifier_new: bool
 ) -> None:
     """
-    Check that all weights, but for the classifier's if it may be new, come from the checkpoint.
+    Check that all weights come from the checkpoint, but for the classifier's if it may be new.
 
     Raises:
         InputError: if some do not, or are not finite; the message has their names.
@@ -194,49 +194,55 @@ def check_weights(
         "missing weights": set(loading_info["missing_keys"]),
         "unknown weights": set(loading_info["unexpected_keys"]),
         "weights of another shape": {name for name, *_ in loading_info["mismatched_keys"]},
-        "weights that are not finite": {
-            name
-            for name, tensor in model.state_dict().items()
-            if tensor.is_floating_point() and not tensor.isfinite().all()
-        },
     }
+    broken = sorted(
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    )
+    if broken:
+        raise InputError(
+            f"The checkpoint {name_or_path!r} holds weights that are not finite: {', '.join(broken[:5])}. Its "
+            "training diverged: take an older checkpoint, or train again with a lower `--learning_rate`."
+        )
     for fault, names in faults.items():
-        if is_classifier_new and fault != "weights that are not finite":
+        if is_classifier_new:
             names = {name for name in names if not name.startswith("classifier.")}
         if names:
             listed = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            allowed = "Only the classifier may be new" if is_classifier_new else "No weights may be new"
             raise InputError(
-                f"The checkpoint {name_or_path!r} does not fit, {fault}: {listed}. "
-                f"{'Only the classifier' if is_classifier_new else 'No weight'} may be new: leave `model_config` as "
+                f"The checkpoint {name_or_path!r} does not fit, {fault}: {listed}. {allowed}: leave `model_config` as "
                 "it was in training, or take another checkpoint."
             )
 
 
-def load_checkpoint(name_or_path: str, model_class: type[AiTPreTrainedModel], **fields: Any) -> AiTPreTrainedModel:
+def load_checkpoint(
+    name_or_path: str, model_class: type[AiTPreTrainedModel], is_classifier_new: bool = True, **fields: Any
+) -> AiTPreTrainedModel:
     """
-    Load an AiT whose weights all come from a checkpoint, but for the classifier where `fields` names labels.
+    Load an AiT whose weights all come from a checkpoint, but for a classifier of other labels.
 
     Args:
         name_or_path: Hub id or folder.
         model_class: Class to load it with.
+        is_classifier_new: Whether the classifier may be new, as in fine-tuning; its weights are then random.
         fields: Fields of its configuration that differ. Another `image_size` resizes the positions.
 
     Raises:
         InputError: if it is not there, holds another model, or would leave weights at random.
     """
     image_size = fields.pop("image_size", None)
-    refuse_missing_folder(name_or_path)
     try:
         check_checkpoint_type(name_or_path)
-        index = read_saved_json(name_or_path, SAFE_WEIGHTS_INDEX_NAME)
-        if index is not None and not isinstance(index.get("weight_map"), dict):
-            raise InputError(f"{SAFE_WEIGHTS_INDEX_NAME} of {name_or_path!r} has no `weight_map`.")
         # Sizes that do not match are refused below, with their names, where they are not the classifier's.
         loaded: Any = model_class.from_pretrained(
             name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **fields
         )
         model, loading_info = loaded
-        check_weights(name_or_path, model, loading_info, is_classifier_new="id2label" in fields)
+        # Fields that differ were set one by one; together they may not fit.
+        type(model.config).from_dict(model.config.to_dict())
+        check_weights(name_or_path, model, loading_info, is_classifier_new)
         takes_question = model_class is AiTForRelationalReasoning
         if model_class is not AiTModel and (model.config.question_size is not None) != takes_question:
             raise InputError(

@@ -1,0 +1,21 @@
+"""The ablations of AiT, by name."""
+
+from typing import Any
+
+
+# Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no_balance_loss": {"model_config": {"balance_loss_coef": 0.0}},
+    "no_bottleneck": {"model_config": {"bottleneck_size": None}},
+    "no_memory": {"model_config": {"num_memory_slots": 0}},
+    "detached_write": {"model_config": {"differentiable_write": False}},
+    "reset_memory": {"reset_memory": True},
+    "no_positions": {"model_config": {"position_embedding_type": "none"}},
+    "differentiable_write": {"model_config": {"differentiable_write": True}},
+    "learned_positions": {"model_config": {"position_embedding_type": "learned"}},
+    "mean_pooling": {"model_config": {"pooling": "mean"}},
+    "flatten_pooling": {"model_config": {"pooling": "flatten"}},
+    "cls_pooling": {"model_config": {"pooling": "cls"}},
+    **{f"beta_{beta:g}": {"model_config": {"hopfield_beta": beta}} for beta in (0.1, 0.5, 2.0, 5.0)},
+    **{f"slots_{slots}": {"model_config": {"num_memory_slots": slots}} for slots in (8, 16, 64, 128)},
+}

@@ -1,0 +1,99 @@
+"""Flags of the scripts: help that shows each once, and mistakes in one line."""
+
+import re
+from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from transformers.hf_argparser import HfArgumentParser
+
+from examples.errors import InputError, suggest
+
+
+TYPE_NAMES = {"int": "a whole number", "float": "a number"}
+
+
+class HelpFormatter(RawDescriptionHelpFormatter):
+    """Shows each flag once, with its default where it has one, and the lines of the description as they are."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=119)
+
+    def add_argument(self, action: Action) -> None:
+        # `--no_flag` is another name of `--flag False`.
+        if not any(name.startswith("--no_") for name in action.option_strings):
+            super().add_argument(action)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        name = next((name for name in action.option_strings if name.startswith("--")), "")
+        value = "" if action.nargs == 0 else self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{name} {value}".strip()
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        names = {"string_to_bool": "BOOL", "int": "INT", "float": "FLOAT"}
+        return names.get(getattr(action.type, "__name__", ""), "TEXT")
+
+    def _get_help_string(self, action: Action) -> str | None:
+        text = re.sub(r"\s+", " ", action.help or "")
+        if action.default is False or action.default in (None, SUPPRESS, "", [], {}):
+            return text
+        default = getattr(action.default, "value", action.default)
+        if isinstance(default, list):
+            default = " ".join(map(str, default))
+        return f"{text} (default: {str(default).replace('%', '%%')})"
+
+
+class ArgumentParser(HfArgumentParser):
+    """
+    Parser of dataclasses that takes flags as they are written, and says in one line what is wrong with one.
+
+    Raises:
+        InputError: for a flag that does not exist, a value of another type, or values that a dataclass refuses.
+    """
+
+    def __init__(self, types: Any, **options: Any):
+        super().__init__(types, formatter_class=HelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        flag, _, problem = re.sub(r"^argument (--\w+)[^:]*", r"\1", message).partition(": ")
+        if wrong := re.fullmatch(r"invalid (\w+) value: (.*)", problem, flags=re.DOTALL):
+            problem = f"takes {TYPE_NAMES.get(wrong[1], wrong[1])}, but got {wrong[2]}"
+        elif wrong := re.match(r"Truthy value expected: got (.*) but", problem, flags=re.DOTALL):
+            problem = f"takes True or False, but got {wrong[1]!r}"
+        elif wrong := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", problem, flags=re.DOTALL):
+            problem = f"takes one of {wrong[2]}, but got {wrong[1]}"
+        elif problem.startswith("expected"):
+            problem = f"stands without a value: {problem}"
+        raise InputError(f"`{flag}` {problem}. `--help` says more." if problem else f"{message}.")
+
+    def parse(self, arguments: list[str], other_flags: Iterable[str] = ()) -> tuple[Any, ...]:
+        """Parse into one dataclass for each type; for a misspelt flag, those known elsewhere are suggested as well."""
+        *parsed, rest = self.parse_some(arguments)
+        self.refuse(rest, other_flags)
+        return tuple(parsed)
+
+    def parse_some(self, arguments: list[str]) -> tuple[Any, ...]:
+        """Parse into one dataclass for each type, and a list of what is left over."""
+        try:
+            return self.parse_args_into_dataclasses(arguments, return_remaining_strings=True, look_for_args_file=False)
+        except InputError:
+            raise
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"These arguments do not work: {' '.join(str(error).split())}") from error
+
+    def list_flags(self) -> list[str]:
+        """All flags by the name that the help shows."""
+        return [name for action in self._actions for name in action.option_strings[-2:] if "-" not in name[2:]]
+
+    def refuse(self, rest: Iterable[str], other_flags: Iterable[str] = ()) -> None:
+        """Raise an `InputError` about the first argument that is left over."""
+        for argument in rest:
+            if argument.endswith((".yaml", ".yml")) and not argument.startswith("-"):
+                raise InputError(f"The recipe {argument!r} must stand first, before all flags.")
+            if not argument.startswith("-"):
+                raise InputError(f"{argument!r} stands where a flag should: `--name value`. `--help` lists them.")
+            name = argument.partition("=")[0]
+            flag = f"--{name.lstrip('-').replace('-', '_')}"
+            raise InputError(
+                f"There is no flag {name!r}.{suggest(flag, [*self.list_flags(), *other_flags])} `--help` lists all."
+            )

@@ -1,0 +1,54 @@
+"""Costs of models: ratios of times of the same round, the same way up."""
+
+import pytest
+
+from examples import benchmark
+from examples.comparison import costs
+from examples.training import cost as cost_module
+from examples.training.cost import TRAINING, CostSetting, time_rounds
+
+
+def test_time_ratio_is_that_of_a_model_to_the_first(monkeypatch):
+    seconds = {"ait": [1.0, 2.0, 4.0], "vit": [2.0, 6.0, 20.0]}
+    monkeypatch.setattr(costs, "time_rounds", lambda *arguments: seconds)
+    monkeypatch.setattr(costs, "count_parameters", lambda model: model)
+    monkeypatch.setattr(costs, "count_flops", lambda build, mode, setting: 3.0 if mode == TRAINING else 1.0)
+    builders = {"ait": lambda: 11, "vit": lambda: 22}
+    measured = costs.measure_recipe(builders, {"ait": 5.0, "vit": 6.0}, CostSetting(batch_size=8), 3)
+    # The median of 2, 3 and 5; the ratio of the medians would be 3 as well at other times, and its inverse 1/3.
+    assert (measured["ait"]["training_time_ratio"], measured["vit"]["training_time_ratio"]) == (1.0, 3.0)
+    assert measured["ait"]["training_images_per_second"] == 8 / 2
+    assert measured["vit"]["training_images_per_second"] == 8 / 6
+    assert measured["vit"]["training_time_ratio_to"] == "ait"
+    for label, parameters, memory in (("ait", 11, 5.0), ("vit", 22, 6.0)):
+        assert measured[label]["num_parameters"] == parameters
+        assert measured[label]["training_peak_memory_mib"] == memory
+        assert (measured[label]["training_forward_flops"], measured[label]["inference_flops"]) == (3.0, 1.0)
+    cells = costs.describe_cost({**measured["vit"], "training_forward_flops": 3e6, "inference_flops": 1e6}, "-")
+    assert cells == ["3.0 / 1.0", "1 (3.00)", "6"]
+    assert costs.describe_cost(None, "-") == ["-"] * 3
+
+
+def test_benchmark_divides_the_ait_by_the_vit(monkeypatch):
+    rounds = {"ait": [2.0, 4.0, 6.0, 8.0, 10.0], "vit": [1.0, 1.0, 1.0, 1.0, 1.0]}
+    monkeypatch.setattr(benchmark, "time_rounds", lambda builders, mode, setting, number: rounds)
+    monkeypatch.setattr(benchmark, "make_builders", lambda arguments: {"ait": lambda: 3, "vit": lambda: 2})
+    monkeypatch.setattr(benchmark, "count_parameters", lambda model: model)
+    monkeypatch.setattr(benchmark, "measure_peak_memory", lambda build, mode, setting: 10.0 * build())
+    results = benchmark.run(benchmark.BenchmarkArguments(num_rounds=5))
+    for mode in ("training", "inference"):
+        assert results[mode]["time_ratio_median"] == 6.0
+        assert results[mode]["time_ratio_quartiles"] == [3.0, 9.0]
+        assert results[mode]["memory_ratio"] == pytest.approx(1.5)
+        assert (results[mode]["ait_seconds_median"], results[mode]["vit_seconds_median"]) == (6.0, 1.0)
+    assert (results["ait_num_parameters"], results["vit_num_parameters"]) == (3, 2)
+
+
+def test_models_are_timed_in_turn_in_an_alternating_order_after_a_warm_up(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cost_module, "make_step", lambda build, mode, setting: lambda: calls.append(build))
+    clock = iter(range(1000))
+    monkeypatch.setattr(cost_module.time, "perf_counter", lambda: next(clock))
+    seconds = time_rounds({"a": "a", "b": "b"}, TRAINING, CostSetting(1), num_rounds=3)
+    assert "".join(calls) == "aaabbb" + "ba" + "ab" + "ba"
+    assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}

@@ -1,0 +1,95 @@
+"""What a comparison runs: every ablation changes what its name says, and nothing else."""
+
+import pytest
+
+from examples.comparison.plan import (
+    ABLATIONS,
+    Setting,
+    choose_benchmark,
+    list_variants,
+    merge_model_config,
+    plan_runs,
+    refuse_own_flags,
+)
+from examples.data.catalog import BENCHMARKS
+from examples.errors import InputError
+from modeling_ait import AiTConfig
+
+
+def test_ablations_are_pinned():
+    assert ABLATIONS == {
+        "no_balance_loss": {"model_config": {"balance_loss_coef": 0.0}},
+        "no_bottleneck": {"model_config": {"bottleneck_size": None}},
+        "no_memory": {"model_config": {"num_memory_slots": 0}},
+        "detached_write": {"model_config": {"differentiable_write": False}},
+        "reset_memory": {"reset_memory": True},
+        "no_positions": {"model_config": {"position_embedding_type": "none"}},
+        "differentiable_write": {"model_config": {"differentiable_write": True}},
+        "learned_positions": {"model_config": {"position_embedding_type": "learned"}},
+        "mean_pooling": {"model_config": {"pooling": "mean"}},
+        "flatten_pooling": {"model_config": {"pooling": "flatten"}},
+        "cls_pooling": {"model_config": {"pooling": "cls"}},
+        "beta_0.1": {"model_config": {"hopfield_beta": 0.1}},
+        "beta_0.5": {"model_config": {"hopfield_beta": 0.5}},
+        "beta_2": {"model_config": {"hopfield_beta": 2.0}},
+        "beta_5": {"model_config": {"hopfield_beta": 5.0}},
+        "slots_8": {"model_config": {"num_memory_slots": 8}},
+        "slots_16": {"model_config": {"num_memory_slots": 16}},
+        "slots_64": {"model_config": {"num_memory_slots": 64}},
+        "slots_128": {"model_config": {"num_memory_slots": 128}},
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, change in ABLATIONS.items() if "model_config" in change])
+def test_ablation_changes_one_field_of_the_recipe(name):
+    recipe = {"model_config": {"image_size": 32, "patch_size": 4, "hidden_size": 48, "num_attention_heads": 4}}
+    before = AiTConfig(**merge_model_config(recipe, {})).to_dict()
+    after = AiTConfig(**merge_model_config(recipe, ABLATIONS[name])).to_dict()
+    (field,) = ABLATIONS[name]["model_config"]
+    assert {key for key in after if after[key] != before[key]} <= {field}
+    assert after[field] == ABLATIONS[name]["model_config"][field]
+
+
+def test_change_of_an_ablation_wins_over_the_recipe():
+    recipe = {"model_config": {"hopfield_beta": 0.3}}
+    assert merge_model_config(recipe, ABLATIONS["beta_2"]) == {"hopfield_beta": 2.0}
+    assert recipe == {"model_config": {"hopfield_beta": 0.3}}
+
+
+@pytest.mark.parametrize(
+    ("passed_on", "name"),
+    [
+        ([], "cifar10"),
+        (["--dataset_name", "triangle"], "triangle"),
+        (["--dataset-name=triangle"], "triangle"),
+        (["--bf16", "True"], "cifar10"),
+        (["--dataset_name", "data/cifar10"], "cifar10"),
+    ],
+)
+def test_data_set_that_is_passed_on_wins_over_the_recipe(passed_on, name):
+    assert choose_benchmark({"dataset_name": "cifar10"}, passed_on) is BENCHMARKS[name]
+
+
+@pytest.mark.parametrize("flag", ["--seed", "--seed=3", "--output-dir", "--model_conf", "--reset_memory"])
+def test_flags_of_the_comparison_itself_are_refused(flag):
+    with pytest.raises(InputError, match="cannot be passed on"):
+        refuse_own_flags(["--bf16", "True", flag])
+    refuse_own_flags(["--bf16", "True", "--learning_rate", "0.1"])
+
+
+def test_command_of_a_run_has_its_seed_and_architecture():
+    recipes = {"a.yaml": {"dataset_name": "cifar10", "size": "small"}}
+    variants = list_variants(["ait", "vit"], ["beta_2", "reset_memory"])
+    runs = plan_runs(
+        [Setting("a.yaml", "base")], recipes, {"a.yaml": BENCHMARKS["cifar10"]}, variants, [3, 5], "runs", []
+    )
+    labels = ["ait", "vit", "ait, beta 2", "ait, reset memory"]
+    assert [(run.key.label, run.key.seed) for run in runs] == [(label, seed) for seed in (3, 5) for label in labels]
+    for run in runs:
+        command = list(run.command)
+        assert command[command.index("--seed") + 1] == str(run.key.seed)
+        assert command[command.index("--architecture") + 1] == ("vit" if run.key.label == "vit" else "ait")
+        assert command[command.index("--size") + 1] == "base"
+        assert command[command.index("--output_dir") + 1] == str(run.folder)
+        assert ("--reset_memory" in command) == (run.key.label == "ait, reset memory")
+    assert len({run.folder for run in runs}) == len(runs)
