@@ -1,6 +1,7 @@
 """What both conversions share: renaming by a table, loading into the model, and writing the result."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def convert_weights(
                 )
             converted[name] = tensor.contiguous()
     return converted
+
+
+def check_statistics(**statistics: list[float] | None) -> None:
+    """Raise unless the mean and the standard deviation that images are normalised with can work."""
+    for name, values in statistics.items():
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise ConversionError(f"`--{name}` takes finite numbers, but got {values}.")
+        if values is not None and name == "image_std" and min(values) <= 0:
+            raise ConversionError(f"`--image_std` takes numbers above 0, but got {values}.")
 
 
 def load_converted(model: AiTPreTrainedModel, converted: dict[str, torch.Tensor]) -> None:

@@ -20,6 +20,7 @@ from transformers import ViTImageProcessorPil
 from conversion.common import (
     ConversionError,
     WeightMap,
+    check_statistics,
     convert_weights,
     expand_layers,
     keep,
@@ -242,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--push_to_hub", metavar="REPO", help="repository to push the result to")
     options = parser.parse_args(argv)
 
+    check_statistics(image_mean=options.image_mean, image_std=options.image_std)
     refuse_existing_model(options.output_dir, options.overwrite)
     model = convert_checkpoint(options.checkpoint, options.bottleneck_size, options.hopfield_beta, options.id2label)
     is_image_model = model.config.question_size is None

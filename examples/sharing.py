@@ -123,16 +123,16 @@ def quote_code(text: Any) -> str:
 
 
 def quote_python(text: str) -> str:
-    """Write a text as a string of Python, in double quotes."""
-    return '"' + show(text.replace("\\", "\\\\")).replace('"', '\\"') + '"'
+    """Write a text as a string of Python, in double quotes and without a backtick, which might end a block of code."""
+    return '"' + show(text.replace("\\", "\\\\")).replace('"', '\\"').replace("`", "\\x60") + '"'
 
 
 def quote_argument(argument: str) -> str:
     """Quote an argument for a shell, in one line whatever is in it."""
-    if argument.isprintable():
+    if argument.isprintable() and "`" not in argument:
         return shlex.quote(argument)
     quoted = argument.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted) + "'"
+    return "$'" + "".join(c if c.isprintable() and c != "`" else f"\\U{ord(c):08x}" for c in quoted) + "'"
 
 
 def join_command(arguments: Iterable[str]) -> str:
