@@ -97,7 +97,9 @@ class AiTConfig(AiTSavedConfig):
         bottleneck_size (`int`, *optional*, defaults to 512):
             k, tokens that each slot and head keeps out of all tokens of the batch. `None` keeps all.
         memory_update_rate (`float`, *optional*, defaults to 0.1):
-            alpha, share of the newly written content in the moving average, in [0, 1].
+            alpha, share of the newly written content in the moving average, in [0, 1]. Nothing draws a memory back to
+            where it started: if the same tokens are written again and again, all slots end up equal (cosine 1.0), and
+            only `model.reset_memories()` or other tokens change that. Watch the cosine between slots in training.
         memory_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout on the write's output in training, in [0, 1).
         differentiable_write (`bool`, *optional*, defaults to `True`):
