@@ -48,6 +48,9 @@ class CompareArguments:
     cost_batch_size: int = field(default=32, metadata={"help": "Images per batch of the timing."})
     note: str | None = field(default=None, metadata={"help": "What a reader of the results has to know."})
     device: str = field(default="cpu", metadata={"help": "Device of the timing; the runs choose their own."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace a results file that holds something else than these runs."}
+    )
 
 
 def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
@@ -164,7 +167,15 @@ def main(argv: list[str] | None = None) -> None:
     arguments, passed_on = parser.parse_some(take_hub_token(argv))
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.comparison.costs import measure_costs
-    from examples.comparison.runs import execute_runs, is_finished, read_run
+    from examples.comparison.runs import (
+        end_on_signal,
+        execute_runs,
+        handle_signals,
+        is_finished,
+        list_commands,
+        read_comparison,
+        read_run,
+    )
     from examples.comparison.statistics import summarize
     from examples.training.cost import CostSetting
     from examples.training.results import describe_command, describe_setting, write_json
@@ -173,11 +184,12 @@ def main(argv: list[str] | None = None) -> None:
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
+    earlier = read_comparison(results_file, planned, arguments.overwrite)
     for file in (results_file, Path(arguments.output_dir, "comparison.json")):
         make_place(str(file))
     results: dict[str, Any] = {
         **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
-        "setting": asdict(arguments),
+        "setting": {name: value for name, value in asdict(arguments).items() if name != "overwrite"},
         "runs": [],
         "costs": {},
     }
@@ -187,7 +199,9 @@ def main(argv: list[str] | None = None) -> None:
         finished[run.key] = keep_results(run, measured)
         results["runs"] = [finished[each.key] for each in planned if each.key in finished]
         results["summary"] = summarize(results["runs"])
-        write_json(results_file, results)
+        # What is complete stays until this is.
+        if not earlier.get("costs") and list_commands(earlier) <= list_commands(results):
+            write_json(results_file, results)
 
     waiting = [run for run in planned if run.key not in finished]
     print(f"{len(planned)} runs, {len(finished)} of them finished.", flush=True)
@@ -197,7 +211,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.num_cost_rounds > 0:
         print("Measuring the costs.", flush=True)
         setting = CostSetting(arguments.cost_batch_size, arguments.device)
-        results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
+        with handle_signals(end_on_signal):
+            results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
     write_json(results_file, results)
     print(f"\n{make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
 

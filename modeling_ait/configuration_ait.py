@@ -114,12 +114,23 @@ class AiTConfig(AiTSavedConfig):
             sigma, weight of the balance loss in `loss`, not negative.
         position_embedding_type (`str`, *optional*, defaults to `"learned"`):
             `"learned"`, or `"none"` as in the official code.
+        position_embedding_init (`str`, *optional*, defaults to `"normal"`):
+            What learned positions start as: noise, `"normal"`, or `"sinusoidal"`, sines and cosines of row and column
+            as in ViT-MAE, here with amplitude 0.5. The positions of CLS, register and question tokens start as noise.
+        output_norm_init (`float`, *optional*, defaults to 1.0):
+            What the weights of the norm on the MLP's output start as. Less than 1 starts with blocks that change
+            little, as a LayerScale does.
         pooling (`str`, *optional*, defaults to `"mean"`):
-            What the classifier sees: `"mean"` over the tokens, all of them (`"flatten"`, the official code), or a
-            prepended `"cls"` token.
+            What the classifier sees: `"mean"` over the tokens, all of them (`"flatten"`, the official code), a
+            prepended `"cls"` token, or the token of the `"question"`.
         question_size (`int`, *optional*):
             Width of the question vector of [`AiTForRelationalReasoning`], for instance 18 for Sort-of-CLEVR. `None` is
             a model without a question.
+        question_attention (`str`, *optional*, defaults to `"joint"`):
+            How questions are asked. `"joint"`: a question and the patches of its image see each other, so that each
+            question takes a pass of its own, as in the paper. `"independent"`: the image is encoded once for all its
+            questions, each of which sees it and itself only; for `pooling` of `"question"`, or `"mean"` over the image
+            and one question. A model trained in one way can be used in the other.
         use_vit_norms (`bool`, *optional*, defaults to `False`):
             Whether the norms stand where a ViT has them: none around the patch projection, and none on the MLP's way
             into the residual (the workspace still gets normed tokens). It lets a pretrained ViT become an AiT.
@@ -131,8 +142,9 @@ class AiTConfig(AiTSavedConfig):
             Learned tokens behind the CLS token, such as DeiT's distillation token.
         stem_strides (`list[int]`, *optional*):
             Strides of the convolutions that embed the patches (Xiao et al., 2021), for instance `[2, 2, 2]` for
-            patches of 8 pixels: each at least 2, their product the side of the (square) patches. `None` is the paper's
-            linear projection.
+            patches of 8 pixels: each at least 2, or 1 in between for a convolution that keeps the size, such as
+            `[3, 1, 5]`; their product is the side of the (square) patches. Between two stands a norm and a GELU.
+            `None` is the paper's linear projection.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -180,8 +192,11 @@ class AiTConfig(AiTSavedConfig):
     num_retrieval_steps: int = 1
     balance_loss_coef: float | int = 0.01
     position_embedding_type: str = "learned"
+    position_embedding_init: str = "normal"
+    output_norm_init: float | int = 1.0
     pooling: str = "mean"
     question_size: int | None = None
+    question_attention: str = "joint"
     update_memory: bool = True
     use_vit_norms: bool = False
     num_register_tokens: int = 0
@@ -196,6 +211,7 @@ class AiTConfig(AiTSavedConfig):
         super().__post_init__(**kwargs)
         # `@strict` runs the same checks, but wraps their errors in a class that is no `ValueError`: raise plain ones.
         self.validate_architecture()
+        self.validate_tokens()
         self.validate_image_sizes()
         num_bytes = 4 * self.estimate_parameters()
         if num_bytes > LARGE_MODEL_BYTES:
@@ -275,10 +291,39 @@ class AiTConfig(AiTSavedConfig):
             f"None or one of {PROBLEM_TYPES}",
         )
         self._require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
+
+    def validate_tokens(self):
+        """Raise a `ValueError` if positions, pooling and questions do not fit each other."""
         self._require(
             self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"'
         )
-        self._require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
+        self._require(
+            self.position_embedding_init in ("normal", "sinusoidal"),
+            "position_embedding_init",
+            '"normal" or "sinusoidal"',
+        )
+        self._require(
+            self.position_embedding_init == "normal" or self.position_embedding_type == "learned",
+            "position_embedding_init",
+            '"normal" without learned positions',
+        )
+        self._require(0.0 <= self.output_norm_init < math.inf, "output_norm_init", "finite and not negative")
+        self._require(
+            self.pooling in ("mean", "flatten", "cls", "question"), "pooling", '"mean", "flatten", "cls" or "question"'
+        )
+        self._require(
+            self.question_size is not None or self.pooling != "question", "pooling", "another without `question_size`"
+        )
+        self._require(
+            self.question_attention in ("joint", "independent"), "question_attention", '"joint" or "independent"'
+        )
+        if self.question_attention == "independent":
+            self._require(self.question_size is not None, "question_attention", '"joint" without `question_size`')
+            self._require(
+                self.pooling in ("mean", "question"),
+                "pooling",
+                '"question" or "mean" with `question_attention="independent"`',
+            )
 
     def validate_image_sizes(self):
         """Raise a `ValueError` if images, patches and the strides of the stem do not fit each other."""
@@ -298,10 +343,12 @@ class AiTConfig(AiTSavedConfig):
         if self.stem_strides is not None:
             self._require(not self.use_vit_norms, "stem_strides", "None with `use_vit_norms`")
             self._require(
-                min(self.stem_strides, default=0) >= 2
+                min(self.stem_strides[:1] + self.stem_strides[-1:], default=0) >= 2
+                and min(self.stem_strides) >= 1
                 and self.patch_shape == (math.prod(self.stem_strides), math.prod(self.stem_strides)),
                 "stem_strides",
-                f"None, or integers of at least 2 whose product is both sides of `patch_size` ({self.patch_size!r})",
+                "None, or integers of at least 2 (1 is allowed between the first and the last) whose product is both "
+                f"sides of `patch_size` ({self.patch_size!r})",
             )
 
     @property

@@ -74,7 +74,32 @@ def check_images(
     return pixel_values
 
 
-def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor | None, config: AiTConfig) -> torch.Tensor:
+def flatten_labels(labels: torch.Tensor, question: torch.Tensor | None, batch_size: int) -> tuple[torch.Tensor, int]:
+    """
+    Return the labels with one row for each sample or, of images with several questions each, for each question.
+
+    Args:
+        labels: Labels `(batch_size, ...)`, or `(batch_size, num_questions, ...)`.
+        question: The questions, if any, `(batch_size[, num_questions], question_size)`.
+        batch_size: Number of images.
+
+    Returns:
+        The labels, and how many of them there must be.
+
+    Raises:
+        `ValueError`: for labels that are not one for each of several questions.
+    """
+    if not isinstance(question, torch.Tensor) or question.dim() != 3:
+        return labels, batch_size
+    if not isinstance(labels, torch.Tensor) or labels.shape[:2] != question.shape[:2]:
+        given = f"{tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+        raise ValueError(f"`labels` must have the shape {tuple(question.shape[:2])}, as `question`, but got {given}.")
+    return labels.flatten(0, 1), question.shape[0] * question.shape[1]
+
+
+def check_labels(
+    labels: torch.Tensor, pixel_values: torch.Tensor | None, question: torch.Tensor | None, config: AiTConfig
+) -> torch.Tensor:
     """
     Return the labels as the loss takes them, or raise a `ValueError` that says what was given and allowed.
 
@@ -84,6 +109,7 @@ def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor | None, config
     Args:
         labels: Classes `(batch_size,)`, or targets `(batch_size, num_labels)`.
         pixel_values: The images, whose number counts. `None` is refused where images are encoded.
+        question: The questions, if any.
         config: Configuration. Its `problem_type` is set if it was `None`.
     """
     num_labels = config.num_labels or 0
@@ -91,7 +117,10 @@ def check_labels(labels: torch.Tensor, pixel_values: torch.Tensor | None, config
         return labels
     check_tensor("pixel_values", pixel_values)
     check_tensor("labels", labels)
+    if question is not None:
+        check_tensor("question", question)
     batch_size = pixel_values.shape[0] if pixel_values.dim() > 0 else 0
+    labels, batch_size = flatten_labels(labels, question, batch_size)
     if num_labels < 1:
         raise ValueError("This model has no classes (`num_labels` is 0), so it takes no `labels`.")
     given = f"but got {labels.dtype} of shape {tuple(labels.shape)}"

@@ -47,6 +47,16 @@ def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
             os.replace(path, os.path.join(save_directory, name))
 
 
+def remove_other_shards(save_directory: str | os.PathLike, saved: list[str], variant: str | None = None) -> None:
+    """Remove weights of an earlier save in other shards, which would be loaded in place of the saved ones."""
+    infix = "" if variant is None else re.escape(f".{variant}")
+    pattern = re.compile(rf"model{infix}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{infix}\.json")
+    if any(pattern.fullmatch(name) for name in saved):
+        for name in os.listdir(save_directory):
+            if pattern.fullmatch(name) and name not in saved:
+                os.remove(os.path.join(save_directory, name))
+
+
 class AiTSavedConfig(PreTrainedConfig):
     """A configuration that is saved in one step."""
 
@@ -111,13 +121,7 @@ class AiTSavedModel(PreTrainedModel):
         with stage_files(save_directory) as staging:
             super().save_pretrained(staging, is_main_process, None if state_dict is None else {**state_dict}, **kwargs)
             saved = os.listdir(staging)
-        # Left from an earlier save in other shards, they would be loaded in place of the new weights.
-        variant = "" if kwargs.get("variant") is None else re.escape(f".{kwargs['variant']}")
-        pattern = re.compile(rf"model{variant}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{variant}\.json")
-        if any(pattern.fullmatch(name) for name in saved):
-            for name in os.listdir(save_directory):
-                if pattern.fullmatch(name) and name not in saved:
-                    os.remove(os.path.join(save_directory, name))
+        remove_other_shards(save_directory, saved, kwargs.get("variant"))
         if push_to_hub:
             # From a folder of its own, so that the local save is complete whatever becomes of the upload.
             kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))

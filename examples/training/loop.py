@@ -21,7 +21,7 @@ from examples.training.checkpoints import claim_checkpoint, clear_place, drop_ol
 from examples.training.loading import LOADING_ERRORS, flatten_message
 from examples.training.metrics import Accuracy
 from examples.training.progress import Progress, RunningMean
-from examples.training.results import write_json
+from examples.training.results import refuse_divergence, write_json
 
 
 PROGRESS_FILE = "progress.json"
@@ -53,6 +53,7 @@ def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[s
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
     """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
+    refuse_divergence("loss_sum", progress["loss_sum"])
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
         claim_checkpoint(staging, "accelerate")
@@ -184,6 +185,17 @@ def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path) -> dict
     return progress
 
 
+def count_steps(training: TrainingArguments, num_batches: int) -> tuple[int, int]:
+    """Steps of an epoch and of the training; intervals that are a share of all steps become numbers of steps."""
+    steps_per_epoch = math.ceil(num_batches / training.gradient_accumulation_steps)
+    num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
+    for name in INTERVALS:
+        # As the Trainer does.
+        if 0 < (getattr(training, name) or 0) < 1:
+            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
+    return steps_per_epoch, num_steps
+
+
 def run_loop(
     accelerator: Accelerator,
     model,
@@ -196,12 +208,7 @@ def run_loop(
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
     train_dataset = loaders[0].dataset
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
-    steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
-    num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
-    for name in INTERVALS:
-        # As the Trainer does: a fraction is a share of all steps.
-        if 0 < (getattr(training, name) or 0) < 1:
-            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
+    steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
     progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}

@@ -45,7 +45,9 @@ def fits(value: Any, hint: Any) -> bool:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in options:
         if get_origin(option) is list and isinstance(value, list):
-            if all(fits(item, get_args(option)[0]) for item in value):
+            # The command line's conversion does not reach into a list.
+            kind = get_args(option)[0]
+            if all(fits(item, kind) and (kind is str or not isinstance(item, str)) for item in value):
                 return True
         elif option is bool or isinstance(value, bool):
             if option is bool and isinstance(value, (bool, str)):

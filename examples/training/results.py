@@ -30,11 +30,15 @@ PREVIOUS_RESULTS_FILE = "previous_results.json"
 EXAMPLE_IMAGE = "example.png"
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step and without secrets: a write that fails leaves an existing file as it was."""
+    with stage_files(path.parent) as staging:
+        Path(staging, path.name).write_text(redact(text), encoding="utf-8")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one step and without secrets: a write that fails leaves an existing file as it was."""
-    text = redact(json.dumps(content, indent=2, sort_keys=True, allow_nan=False)) + "\n"
-    with stage_files(path.parent) as staging:
-        Path(staging, path.name).write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def describe_command(module: str) -> str:
@@ -71,6 +75,12 @@ def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = 
     }
 
 
+def refuse_divergence(name: str, loss: float) -> None:
+    """Raise an `InputError` if a loss is no finite number."""
+    if not math.isfinite(loss):
+        raise InputError(f"Training diverged: `{name}` is {loss}. Lower `--learning_rate` and restart.")
+
+
 def report_run(
     save: Callable[[str], None],
     model: PreTrainedModel,
@@ -102,8 +112,7 @@ def report_run(
     """
     output_dir = Path(str(training.output_dir))
     for name in ("train_loss", "eval_loss"):
-        if not math.isfinite(metrics[name]):
-            raise InputError(f"Training diverged: `{name}` is {metrics[name]}. Lower `--learning_rate` and restart.")
+        refuse_divergence(name, metrics[name])
     results: dict[str, Any] = {
         **metrics,
         "seed": training.seed,
@@ -127,6 +136,9 @@ def report_run(
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:
         return
+    if not is_classifier:
+        # Of a model that stood here before.
+        (output_dir / "README.md").unlink(missing_ok=True)
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
     print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
     if not is_classifier:
