@@ -28,7 +28,6 @@ KINDS = {
     "P": (lambda pixels: make_palette_image(pixels), "png"),
     "P with alpha": (lambda pixels: make_palette_image(pixels, bytes(range(0, 160, 10))), "png"),
     "RGBA WebP": (lambda pixels: Image.fromarray(pixels), "webp"),
-    "RGBA TIFF": (lambda pixels: Image.fromarray(pixels), "tiff"),
     "1 TIFF": (lambda pixels: Image.fromarray(pixels[..., 0]).convert("1"), "tiff"),
     "RGB": (lambda pixels: Image.fromarray(pixels[..., :3]), "png"),
     "RGBA": (lambda pixels: Image.fromarray(pixels), "png"),
