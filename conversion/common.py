@@ -1,6 +1,7 @@
 """What both conversions share: renaming by a table, loading into the model, and writing the result."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import ViTImageProcessorPil
 
 from examples.errors import InputError
+from examples.sharing import escape_markdown, list_files_to_push, quote_python, redact
 from modeling_ait import AiTPreTrainedModel
 from modeling_ait.saving_ait import remove_other_shards, stage_files
 
@@ -89,6 +91,15 @@ def convert_weights(
     return converted
 
 
+def check_statistics(**statistics: list[float] | None) -> None:
+    """Raise unless the mean and the standard deviation that images are normalised with can work."""
+    for name, values in statistics.items():
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise ConversionError(f"`--{name}` takes finite numbers, but got {values}.")
+        if values is not None and name == "image_std" and min(values) <= 0:
+            raise ConversionError(f"`--image_std` takes numbers above 0, but got {values}.")
+
+
 def load_converted(model: AiTPreTrainedModel, converted: dict[str, torch.Tensor]) -> None:
     """Give the model, which may be on the meta device, its weights, without another copy of them."""
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
@@ -140,15 +151,18 @@ def save_converted(
 
     All is written aside first, so that an older model stays until this one is complete.
     """
+    name = push_to_hub or output_dir.resolve().name
     card = ModelCard.from_template(
         ModelCardData(library_name="transformers", license="apache-2.0", tags=["ait", "custom_code"]),
         template_path=str(CARD_TEMPLATE),
-        name=push_to_hub or output_dir.resolve().name,
+        title=escape_markdown(name),
+        model_id=quote_python(name),
         class_name=type(model).__name__,
         config=model.config,
-        source=source,
+        source=escape_markdown(source),
         command=command,
     )
+    card.content = redact(card.content)
     with stage_files(output_dir) as staging:
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
@@ -156,6 +170,14 @@ def save_converted(
         saved = os.listdir(staging)
     remove_other_shards(output_dir, saved)
     if push_to_hub is not None:
-        api = HfApi()
-        repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
-        api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), ignore_patterns=[".save-*"])
+        try:
+            api = HfApi()
+            repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
+            files = list_files_to_push(output_dir)
+            api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), allow_patterns=files)
+        except Exception as error:
+            # Which exception tells a wrong token, a taken name or a missing network changes between versions.
+            raise ConversionError(
+                f"The model is saved in {str(output_dir)!r}, but could not be pushed to {push_to_hub!r} "
+                f"({type(error).__name__}: {' '.join(str(error).split())})."
+            ) from error

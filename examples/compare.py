@@ -18,6 +18,7 @@ from examples.baselines.catalog import ARCHITECTURES
 from examples.comparison.ablations import ABLATIONS
 from examples.errors import InputError, make_place, run_script, suggest
 from examples.parsing import ArgumentParser
+from examples.sharing import escape_markdown, take_hub_token
 from examples.training.arguments import parse_arguments
 from examples.training.recipes import read_recipe
 
@@ -105,7 +106,7 @@ def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, 
         for label, members in groups.items():
             recipe, *chosen = setting.split(" ")
             cells = [
-                " ".join([Path(recipe).stem, *chosen]),
+                escape_markdown(" ".join([Path(recipe).stem, *chosen])),
                 label,
                 describe([score(run) for run in members]),
                 str(len(members)),
@@ -162,7 +163,8 @@ def main(argv: list[str] | None = None) -> None:
         recipes.append(argv.pop(0))
     usage = "python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]"
     parser = ArgumentParser(CompareArguments, description=__doc__, usage=usage)
-    arguments, passed_on = parser.parse_some(argv)
+    # The runs inherit the token, which their command lines and results must not hold.
+    arguments, passed_on = parser.parse_some(take_hub_token(argv))
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.comparison.costs import measure_costs
     from examples.comparison.runs import (

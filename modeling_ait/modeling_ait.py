@@ -15,7 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention_ait import AiTAttention
 from .configuration_ait import AiTConfig
 from .embeddings_ait import AiTEmbeddings, make_sinusoidal_positions, pool_tokens
-from .inputs_ait import check_images, check_labels, flatten_labels
+from .inputs_ait import check_flags, check_images, check_labels
 from .outputs_ait import AiTClassifierOutput, AiTKwargs, AiTModelOutput, expand_output_workspace
 from .saving_ait import AiTSavedModel
 from .workspace_ait import AiTMemory, AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace, make_initial_memory
@@ -240,6 +240,7 @@ class AiTModel(AiTPreTrainedModel):
         Raises:
             `ValueError`: if `pixel_values` or `question` is missing or does not fit the configuration.
         """
+        check_flags(update_memory=update_memory, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         if update_memory is None:
             update_memory = self.is_written_in_training()
         update_memory = update_memory and self.memory.num_layers > 0
@@ -306,9 +307,8 @@ class AiTClassifier(AiTPreTrainedModel):
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTClassifierOutput:
         """Encode and, with labels, compute the loss. Refused labels leave the memories as they were."""
-        if labels is not None and pixel_values is not None:
-            labels, num_labelled = flatten_labels(labels, question, pixel_values.shape[0])
-            labels = check_labels(labels, num_labelled, self.config)
+        if labels is not None:
+            labels = check_labels(labels, pixel_values, question, self.config)
         outputs = self.ait(pixel_values, question, update_memory, interpolate_pos_encoding, **kwargs)
         logits = self.classifier(outputs.pooler_output)  # (batch_size[, num_questions], num_labels)
 
@@ -381,7 +381,8 @@ class AiTForImageClassification(AiTClassifier):
         >>> list(model(torch.zeros(1, 3, 32, 32)).logits.shape)
         [1, 2]
         ```"""
-        return self.classify(pixel_values, None, labels, update_memory, interpolate_pos_encoding, **kwargs)
+        question: Any = kwargs.pop("question", None)  # type: ignore[typeddict-item]  # refused further down
+        return self.classify(pixel_values, question, labels, update_memory, interpolate_pos_encoding, **kwargs)
 
 
 class AiTForRelationalReasoning(AiTClassifier):

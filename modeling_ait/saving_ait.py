@@ -9,7 +9,10 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 # Every checkpoint names all of them, so that a saved classifier opens with `AutoModel` and the other way round.
 AUTO_MAP = {
@@ -71,7 +74,29 @@ class AiTSavedConfig(PreTrainedConfig):
 
 
 class AiTSavedModel(PreTrainedModel):
-    """A model that is saved in one step, with the code of every Auto class."""
+    """A model that is saved in one step, with the code of every Auto class, and says so when it opens a broken one."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any):
+        """
+        Open a checkpoint, and warn if it holds a NaN or an infinity, from which no memory ever recovers.
+
+        Arguments are those of [`~transformers.PreTrainedModel.from_pretrained`].
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        broken = [
+            name
+            for name, tensor in model.state_dict().items()
+            if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all()
+        ]
+        if broken:
+            logger.warning(
+                f"This checkpoint holds numbers that are not finite: {', '.join(broken[:5])}"
+                f"{f' and {len(broken) - 5} more' if len(broken) > 5 else ''}. Broken memories can be given up with "
+                "`model.reset_memories()`; for broken weights take an older checkpoint."
+            )
+        return loaded
 
     def save_pretrained(  # type: ignore[override]  # the arguments left out pass through `kwargs`
         self,

@@ -145,8 +145,9 @@ def test_independent_model_answers_jointly_with_the_same_weights(make_question_m
     torch.testing.assert_close(hidden[0].roll(1, dims=1), hidden[1])
 
 
-def test_independent_questions_checkpoint_compile_and_run_in_half_precision(make_question_model, inputs):
-    models = [make_question_model().train() for _ in range(3)]
+def test_independent_questions_checkpoint_compile_and_run_in_half_precision(make_model, inputs):
+    fields = {"question_size": 5, "pooling": "question", "question_attention": "independent", "num_hidden_layers": 1}
+    models = [make_model(AiTForRelationalReasoning, **fields).train() for _ in range(3)]
     models[1].activation_checkpointing_enable()
     compiled = torch.compile(models[2], fullgraph=True, backend="aot_eager")
     labels = torch.randint(0, 3, (3, NUM_QUESTIONS))

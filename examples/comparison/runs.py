@@ -1,7 +1,6 @@
 """Running what is planned: several processes at a time, with progress, none of which outlives the comparison."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 from examples.comparison.plan import Run
 from examples.errors import InputError
+from examples.sharing import join_command, redact
 from examples.training.checkpoints import read_json
 from examples.training.results import write_text
 from examples.training.run_folder import read_results
@@ -41,14 +41,16 @@ def read_run(run: Run) -> dict[str, Any]:
         InputError: if its folder holds a run of another command, or of the recipe as it was before a change.
     """
     results = read_results(run.folder)
-    command = shlex.join(run.command)
+    command = join_command(run.command)
     if results.get("command") != command:
         raise InputError(
             f"{run.folder} holds the results of another command:\n  {results.get('command')}\nnot of\n  {command}\n"
             "Remove it or name another `--output_dir`."
         )
     copy = copy_of_recipe(run)
-    if not copy.exists() or copy.read_text(encoding="utf-8") != Path(run.key.recipe).read_text(encoding="utf-8"):
+    if not copy.exists() or copy.read_text(encoding="utf-8") != redact(
+        Path(run.key.recipe).read_text(encoding="utf-8")
+    ):
         raise InputError(
             f"{run.folder} holds the results of {run.key.recipe!r} as it was before a change. Remove it or name "
             "another `--output_dir`."
@@ -66,7 +68,7 @@ def read_comparison(results_file: Path, planned: list[Run], overwrite: bool) -> 
     if overwrite or not results_file.exists():
         return {}
     earlier = read_json(results_file)
-    lost = list_commands(earlier) - {shlex.join(run.command) for run in planned}
+    lost = list_commands(earlier) - {join_command(run.command) for run in planned}
     if earlier.get("kind") != "comparison" or lost:
         reason = f"the run of another command, {min(lost)!r}" if lost else "something else than a comparison"
         raise InputError(
@@ -83,10 +85,9 @@ def list_commands(results: dict[str, Any]) -> set[str]:
 def start_run(run: Run, num_threads: int) -> subprocess.Popen:
     """Start a run in a process group of its own, with its output in its log."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    recipe = Path(run.key.recipe).read_text(encoding="utf-8")
-    write_text(copy_of_recipe(run), recipe)
+    write_text(copy_of_recipe(run), redact(Path(run.key.recipe).read_text(encoding="utf-8")))
     with run.log.open("w", encoding="utf-8") as log:
-        log.write(f"{shlex.join(run.command)}\n")
+        log.write(f"{join_command(run.command)}\n")
         log.flush()
         return subprocess.Popen(
             [sys.executable, *run.command[1:]],
@@ -168,8 +169,8 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
                         stop_runs([process])
                         end = run.log.read_text(encoding="utf-8", errors="replace")[-1500:]
                         raise InputError(
-                            f"The run failed with status {status}: {shlex.join(run.command)}\nIts log {run.log} ends "
-                            f"with:\n{end}"
+                            f"The run failed with status {status}: {join_command(run.command)}\nIts log {run.log} "
+                            f"ends with:\n{end}"
                         )
                     results = read_run(run)
                     on_finish(run, results)

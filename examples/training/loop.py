@@ -18,8 +18,8 @@ from transformers.trainer_utils import IntervalStrategy
 from examples.errors import InputError
 from examples.training.arguments import INTERVALS
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
+from examples.training.loading import LOADING_ERRORS, flatten_message
 from examples.training.metrics import Accuracy
-from examples.training.model import LOADING_ERRORS, flatten_message
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json
 

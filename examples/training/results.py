@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
+from examples.sharing import join_command, redact
 from examples.training.publishing import write_model_card
 from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
@@ -28,32 +28,22 @@ RESULTS_FILE = "results.json"
 # Results of the finished model that a restarted run has not replaced yet.
 PREVIOUS_RESULTS_FILE = "previous_results.json"
 EXAMPLE_IMAGE = "example.png"
-# Stands for a secret.
-HIDDEN = "HIDDEN"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: a write that fails leaves an existing file as it was."""
+    """Write a file in one step and without secrets: a write that fails leaves an existing file as it was."""
     with stage_files(path.parent) as staging:
-        Path(staging, path.name).write_text(text, encoding="utf-8")
+        Path(staging, path.name).write_text(redact(text), encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step: a write that fails leaves an existing file as it was."""
+    """Write JSON in one step and without secrets: a write that fails leaves an existing file as it was."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def describe_command(module: str) -> str:
-    """The command line of this run, for its results; the values of flags that name a token are left out."""
-    arguments: list[str] = []
-    for argument in sys.argv[1:]:
-        flag, equals, _ = argument.partition("=")
-        if arguments and arguments[-1].startswith("--") and "token" in arguments[-1] and "=" not in arguments[-1]:
-            argument = HIDDEN
-        elif flag.startswith("--") and "token" in flag and equals:
-            argument = f"{flag}={HIDDEN}"
-        arguments.append(argument)
-    return shlex.join(["python", "-m", module, *arguments])
+    """The command line of this run, for its results; secrets are left out."""
+    return join_command(["python", "-m", module, *sys.argv[1:]])
 
 
 def read_versions() -> dict[str, str]:

@@ -30,7 +30,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
-from examples.training.model import flatten_message
+from examples.training.loading import flatten_message
 from examples.training.progress import LinePerEpochCallback, RunningMean
 
 

@@ -358,7 +358,7 @@ def test_stopped_comparison_ends_its_runs(number, status, recipe, tmp_path):
     finally:
         process.terminate()
         _, error = process.communicate()
-    assert "Traceback" not in error and ("The same command goes on" in error) == (number == signal.SIGINT)
+    assert "Traceback" not in error and ("the same command goes on" in error) == (number == signal.SIGINT)
 
 
 def wait_until(is_so):
