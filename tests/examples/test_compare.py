@@ -118,7 +118,7 @@ def test_comparison_runs_resumes_and_writes_json_and_prints_the_table(recipe, tm
     again = json.loads(results_file.read_text())
     assert [run["accuracy"] for run in again["runs"]] == [run["accuracy"] for run in results["runs"]]
 
-    with pytest.raises(InputError, match=r"(?s)results of another command.*--output_dir"):
+    with pytest.raises(InputError, match=r"(?s)the run of another command.*--overwrite"):
         main([*command, "--learning_rate", "0.5"])
 
 
