@@ -173,8 +173,17 @@ def train_batch(accelerator: Accelerator, model, optimizer, batch, group_size: i
     return outputs
 
 
-def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path) -> dict[str, Any]:
-    """Go back to where a checkpoint was written; return its numbers."""
+def count_intervals(training: TrainingArguments, num_steps: int) -> None:
+    """Turn fractions of all steps into steps, as the Trainer does."""
+    for name in INTERVALS:
+        if 0 < (getattr(training, name) or 0) < 1:
+            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
+
+
+def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path | None) -> dict[str, Any]:
+    """Go back to where a checkpoint was written, if there is one; return its numbers, or those of the start."""
+    if checkpoint is None:
+        return {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
     try:
         accelerator.load_state(str(checkpoint))
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
@@ -194,27 +203,21 @@ def run_loop(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
-    train_dataset = loaders[0].dataset
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
     steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
     num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
-    for name in INTERVALS:
-        # As the Trainer does: a fraction is a share of all steps.
-        if 0 < (getattr(training, name) or 0) < 1:
-            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
+    count_intervals(training, num_steps)
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
-    progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
-    if checkpoint is not None:
-        progress = load_progress(accelerator, scheduler, checkpoint)
+    progress = load_progress(accelerator, scheduler, checkpoint)
     first_step, start = progress["step"], time.perf_counter() - progress["seconds"]
     step, epoch, num_batches = first_step, progress["epoch"], progress["num_batches"]
     loss_sum = torch.zeros((), device=accelerator.device) + progress["loss_sum"]
     log = LossLog(getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None))
-    use_bar, is_shown = not training.disable_tqdm, accelerator.is_main_process
-    shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), use_bar, is_shown, verbose)
+    show = (not training.disable_tqdm, accelerator.is_main_process, verbose)
+    shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), *show)
     while step < num_steps:
-        train_dataset.set_epoch(epoch)
+        loaders[0].dataset.set_epoch(epoch)
         if reset_memory and num_batches == 0:
             accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader
