@@ -18,10 +18,10 @@ from transformers.trainer_utils import IntervalStrategy
 from examples.errors import InputError
 from examples.training.arguments import INTERVALS
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
+from examples.training.loading import LOADING_ERRORS, flatten_message
 from examples.training.metrics import Accuracy
-from examples.training.model import LOADING_ERRORS, flatten_message
 from examples.training.progress import Progress, RunningMean
-from examples.training.results import write_json
+from examples.training.results import refuse_divergence, write_json
 
 
 PROGRESS_FILE = "progress.json"
@@ -53,6 +53,7 @@ def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[s
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
     """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
+    refuse_divergence("loss_sum", progress["loss_sum"])
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
         claim_checkpoint(staging, "accelerate")
@@ -173,13 +174,6 @@ def train_batch(accelerator: Accelerator, model, optimizer, batch, group_size: i
     return outputs
 
 
-def count_intervals(training: TrainingArguments, num_steps: int) -> None:
-    """Turn fractions of all steps into steps, as the Trainer does."""
-    for name in INTERVALS:
-        if 0 < (getattr(training, name) or 0) < 1:
-            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
-
-
 def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path | None) -> dict[str, Any]:
     """Go back to where a checkpoint was written, if there is one; return its numbers, or those of the start."""
     if checkpoint is None:
@@ -193,6 +187,17 @@ def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path | None) 
     return progress
 
 
+def count_steps(training: TrainingArguments, num_batches: int) -> tuple[int, int]:
+    """Steps of an epoch and of the training; intervals that are a share of all steps become numbers of steps."""
+    steps_per_epoch = math.ceil(num_batches / training.gradient_accumulation_steps)
+    num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
+    for name in INTERVALS:
+        # As the Trainer does.
+        if 0 < (getattr(training, name) or 0) < 1:
+            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
+    return steps_per_epoch, num_steps
+
+
 def run_loop(
     accelerator: Accelerator,
     model,
@@ -204,9 +209,7 @@ def run_loop(
 ) -> dict[str, Any]:
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
-    steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
-    num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
-    count_intervals(training, num_steps)
+    steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
     progress = load_progress(accelerator, scheduler, checkpoint)
