@@ -174,8 +174,10 @@ def train_batch(accelerator: Accelerator, model, optimizer, batch, group_size: i
     return outputs
 
 
-def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path) -> dict[str, Any]:
-    """Go back to where a checkpoint was written; return its numbers."""
+def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path | None) -> dict[str, Any]:
+    """Go back to where a checkpoint was written, if there is one; return its numbers, or those of the start."""
+    if checkpoint is None:
+        return {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
     try:
         accelerator.load_state(str(checkpoint))
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
@@ -210,15 +212,13 @@ def run_loop(
     steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
-    progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
-    if checkpoint is not None:
-        progress = load_progress(accelerator, scheduler, checkpoint)
+    progress = load_progress(accelerator, scheduler, checkpoint)
     first_step, start = progress["step"], time.perf_counter() - progress["seconds"]
     step, epoch, num_batches = first_step, progress["epoch"], progress["num_batches"]
     loss_sum = torch.zeros((), device=accelerator.device) + progress["loss_sum"]
     log = LossLog(getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None))
-    use_bar, is_shown = not training.disable_tqdm, accelerator.is_main_process
-    shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), use_bar, is_shown, verbose)
+    show = (not training.disable_tqdm, accelerator.is_main_process, verbose)
+    shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), *show)
     while step < num_steps:
         loaders[0].dataset.set_epoch(epoch)
         if reset_memory and num_batches == 0:

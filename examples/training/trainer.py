@@ -145,6 +145,22 @@ def is_over(state: TrainerState, training: TrainingArguments) -> bool:
     return (state.epoch or 0.0) >= training.num_train_epochs - 1e-6
 
 
+def adapt_arguments(training: TrainingArguments) -> None:
+    """
+    Switch off what these scripts do themselves, and what would only warn.
+
+    Raises:
+        InputError: for a best model by something that is not measured.
+    """
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in ("loss", "accuracy"):
+        raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
+    # The Trainer would push every checkpoint, and write a model card of its own over ours.
+    training.push_to_hub = False
+    # Without an accelerator it does nothing but warn, once for every loader.
+    training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
+
+
 def collect_history(state: TrainerState) -> list[dict[str, float]]:
     """The losses and evaluations that were logged."""
     return [
@@ -171,13 +187,7 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric not in ("loss", "accuracy"):
-        raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
-    # The Trainer would push every checkpoint, and write a model card of its own over ours.
-    training.push_to_hub = False
-    # Without an accelerator it does nothing but warn, once for every loader.
-    training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
+    adapt_arguments(training)
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
