@@ -1,8 +1,7 @@
 """Which checkpoint a run goes on from, and which are kept: by step, whole to the last byte."""
 
-import types
-
 import pytest
+from transformers import TrainingArguments
 
 from examples.training.checkpoints import (
     claim_checkpoint,
@@ -29,7 +28,7 @@ def make_checkpoints(tmp_path):
 
 
 def find(folder):
-    return find_checkpoint(types.SimpleNamespace(output_dir=str(folder), load_best_model_at_end=False))
+    return find_checkpoint(TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none"))
 
 
 def test_newest_checkpoint_is_the_one_of_the_largest_step(make_checkpoints, tmp_path):
