@@ -1,6 +1,8 @@
 """What both conversions share: renaming by a table, loading into the model, and writing the result."""
 
 import json
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -9,11 +11,17 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import ViTImageProcessorPil
 
 from examples.errors import InputError
+from examples.sharing import escape_markdown, list_files_to_push, quote_python, redact
 from modeling_ait import AiTPreTrainedModel
-from modeling_ait.saving_ait import stage_files
+from modeling_ait.saving_ait import remove_other_shards, stage_files
 
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
+# What a conversion writes over, and the record of a training, which would write over the conversion.
+WRITTEN_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "*_ait.py", "config.json"),
+    *("preprocessor_config.json", "README.md", "run_arguments.json"),
+)
 
 # Target names of a weight, and how to turn its tensor into one tensor for each of them.
 WeightMap = Mapping[str, tuple[tuple[str, ...], Callable[[torch.Tensor], Iterable[torch.Tensor]]]]
@@ -83,6 +91,15 @@ def convert_weights(
     return converted
 
 
+def check_statistics(**statistics: list[float] | None) -> None:
+    """Raise unless the mean and the standard deviation that images are normalised with can work."""
+    for name, values in statistics.items():
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise ConversionError(f"`--{name}` takes finite numbers, but got {values}.")
+        if values is not None and name == "image_std" and min(values) <= 0:
+            raise ConversionError(f"`--image_std` takes numbers above 0, but got {values}.")
+
+
 def load_converted(model: AiTPreTrainedModel, converted: dict[str, torch.Tensor]) -> None:
     """Give the model, which may be on the meta device, its weights, without another copy of them."""
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
@@ -91,11 +108,15 @@ def load_converted(model: AiTPreTrainedModel, converted: dict[str, torch.Tensor]
 
 
 def refuse_existing_model(output_dir: Path, overwrite: bool) -> None:
-    """Raise unless the folder is free of models, or may be overwritten."""
-    if output_dir.is_file():
+    """Raise unless the folder is free of what a conversion or a training writes, or may be overwritten."""
+    if output_dir.exists() and not output_dir.is_dir():
         raise ConversionError(f"`--output_dir` {str(output_dir)!r} is a file, not a folder.")
-    if not overwrite and any(output_dir.glob("*.safetensors")) | (output_dir / "config.json").exists():
-        raise ConversionError(f"{str(output_dir)!r} holds a model already. Say `--overwrite`, or name another folder.")
+    found = sorted(path.name for pattern in WRITTEN_FILES for path in output_dir.glob(pattern))
+    if found and not overwrite:
+        raise ConversionError(
+            f"{str(output_dir)!r} holds {found[0]} already. Say `--overwrite` to replace what a conversion writes, or "
+            "name another folder."
+        )
 
 
 def read_labels(path: str | None, num_labels: int) -> dict[int, str] | None:
@@ -125,22 +146,38 @@ def save_converted(
     command: str,
     push_to_hub: str | None,
 ) -> None:
-    """Write weights, code, image processor and model card into the folder, and push it if a repository is named."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
+    """
+    Write weights, code, image processor and model card into the folder, and push it if a repository is named.
+
+    All is written aside first, so that an older model stays until this one is complete.
+    """
+    name = push_to_hub or output_dir.resolve().name
     card = ModelCard.from_template(
         ModelCardData(library_name="transformers", license="apache-2.0", tags=["ait", "custom_code"]),
         template_path=str(CARD_TEMPLATE),
-        name=push_to_hub or output_dir.resolve().name,
+        title=escape_markdown(name),
+        model_id=quote_python(name),
         class_name=type(model).__name__,
         config=model.config,
-        source=source,
+        source=escape_markdown(source),
         command=command,
     )
+    card.content = redact(card.content)
     with stage_files(output_dir) as staging:
+        model.save_pretrained(staging)
+        processor.save_pretrained(staging)
         card.save(Path(staging, "README.md"))
+        saved = os.listdir(staging)
+    remove_other_shards(output_dir, saved)
     if push_to_hub is not None:
-        api = HfApi()
-        repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
-        api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), ignore_patterns=[".save-*"])
+        try:
+            api = HfApi()
+            repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
+            files = list_files_to_push(output_dir)
+            api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), allow_patterns=files)
+        except Exception as error:
+            # Which exception tells a wrong token, a taken name or a missing network changes between versions.
+            raise ConversionError(
+                f"The model is saved in {str(output_dir)!r}, but could not be pushed to {push_to_hub!r} "
+                f"({type(error).__name__}: {' '.join(str(error).split())})."
+            ) from error

@@ -10,7 +10,6 @@ them; the model with a question (Sort-of-CLEVR) is recognised and becomes an `Ai
 import argparse
 import math
 import pickle
-import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers import ViTImageProcessorPil
 from conversion.common import (
     ConversionError,
     WeightMap,
+    check_statistics,
     convert_weights,
     expand_layers,
     keep,
@@ -30,6 +30,7 @@ from conversion.common import (
     save_converted,
 )
 from examples.errors import run_script
+from examples.sharing import join_command
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -242,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--push_to_hub", metavar="REPO", help="repository to push the result to")
     options = parser.parse_args(argv)
 
+    check_statistics(image_mean=options.image_mean, image_std=options.image_std)
     refuse_existing_model(options.output_dir, options.overwrite)
     model = convert_checkpoint(options.checkpoint, options.bottleneck_size, options.hopfield_beta, options.id2label)
     is_image_model = model.config.question_size is None
@@ -252,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
         image_std=options.image_std or (CIFAR_STD if is_image_model else [1.0] * 3),
         do_convert_rgb=True,
     )
-    command = shlex.join(["python", "-m", "conversion.convert_official", *(sys.argv[1:] if argv is None else argv)])
+    command = join_command(["python", "-m", "conversion.convert_official", *(sys.argv[1:] if argv is None else argv)])
     save_converted(
         model, processor, options.output_dir, "a checkpoint of the official AiT code", command, options.push_to_hub
     )

@@ -8,15 +8,16 @@ until the first training step. Classifiers become `AiTForImageClassification`, e
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -25,10 +26,12 @@ from transformers import (
     PreTrainedModel,
     ViTImageProcessorPil,
 )
+from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
 from conversion.common import (
     ConversionError,
     WeightMap,
+    check_statistics,
     convert_weights,
     expand_layers,
     keep,
@@ -37,6 +40,7 @@ from conversion.common import (
     save_converted,
 )
 from examples.errors import run_script
+from examples.sharing import join_command
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
 
 
@@ -47,6 +51,11 @@ ARCHITECTURES = (
     "DeiTModel",
     "DeiTForImageClassification",
     "Dinov2Model",
+)
+# What the libraries raise over a file that is not what its name says.
+LOADING_ERRORS = (
+    *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    *(UnpicklingError, SafetensorError),
 )
 # Small enough to leave every logit as it was, and not 0, so that the first step's gradient reaches the whole write.
 NEUTRAL_STD = 1e-8
@@ -219,7 +228,12 @@ def fit_positions(model: AiTModel | AiTForImageClassification, processor: ViTIma
 
 
 def load_source(name_or_path: str) -> PreTrainedModel:
-    """Load the class that the checkpoint was saved from."""
+    """
+    Load the class that the checkpoint was saved from, whole.
+
+    Raises:
+        ConversionError: if it is not there, damaged, of another class, or leaves weights at random.
+    """
     try:
         config = AutoConfig.from_pretrained(name_or_path)
         architectures = config.architectures or []
@@ -229,11 +243,39 @@ def load_source(name_or_path: str) -> PreTrainedModel:
                 f"These can: {', '.join(ARCHITECTURES)}."
             )
         is_classifier = bool(architectures) and architectures[0].endswith("ForImageClassification")
-        return (AutoModelForImageClassification if is_classifier else AutoModel).from_pretrained(name_or_path)
+        model_class: Any = AutoModelForImageClassification if is_classifier else AutoModel
+        model, loading_info = model_class.from_pretrained(name_or_path, output_loading_info=True)
     except ConversionError:
         raise
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{name_or_path!r} cannot be loaded: {error}") from error
+    except LOADING_ERRORS as error:
+        raise ConversionError(f"{name_or_path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    # The pooler is not converted.
+    if missing := sorted(name for name in loading_info["missing_keys"] if "pooler." not in name):
+        raise ConversionError(
+            f"{name_or_path!r} has not all weights of a {type(model).__name__}: {missing[0]} misses."
+        )
+    return model
+
+
+def load_processor(name_or_path: str, config: AiTConfig) -> ViTImageProcessorPil:
+    """
+    Load the image processor of a checkpoint, or make one if it has none.
+
+    Raises:
+        ConversionError: if there is one that cannot be read.
+    """
+    try:
+        if cached_file(name_or_path, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False) is None:
+            height, width = config.image_shape
+            return ViTImageProcessorPil(size={"height": height, "width": width})
+        processor = ViTImageProcessorPil.from_pretrained(name_or_path)
+        check_statistics(image_mean=list(processor.image_mean), image_std=list(processor.image_std))
+    except LOADING_ERRORS as error:
+        raise ConversionError(
+            f"{IMAGE_PROCESSOR_NAME} of {name_or_path!r} cannot be used: {' '.join(str(error).split())} Restore the "
+            "file, or remove it to get a new one with transformers' defaults."
+        ) from error
+    return processor
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -256,13 +298,9 @@ def main(argv: list[str] | None = None) -> None:
         num_memory_heads=options.num_memory_heads,
         bottleneck_size=options.bottleneck_size,
     )
-    try:
-        processor = ViTImageProcessorPil.from_pretrained(options.model)
-    except OSError:
-        height, width = model.config.image_shape
-        processor = ViTImageProcessorPil(size={"height": height, "width": width})
+    processor = load_processor(options.model, model.config)
     fit_positions(model, processor)
-    command = shlex.join(["python", "-m", "conversion.convert_vit", *(sys.argv[1:] if argv is None else argv)])
+    command = join_command(["python", "-m", "conversion.convert_vit", *(sys.argv[1:] if argv is None else argv)])
     save_converted(model, processor, options.output_dir, Path(options.model).name, command, options.push_to_hub)
     print(f"Saved {type(model).__name__} in {options.output_dir}.")
 

@@ -18,6 +18,7 @@ from examples.baselines.catalog import ARCHITECTURES
 from examples.comparison.ablations import ABLATIONS
 from examples.errors import InputError, make_place, run_script, suggest
 from examples.parsing import ArgumentParser
+from examples.sharing import escape_markdown, take_hub_token
 from examples.training.arguments import parse_arguments
 from examples.training.recipes import read_recipe
 
@@ -47,6 +48,9 @@ class CompareArguments:
     cost_batch_size: int = field(default=32, metadata={"help": "Images per batch of the timing."})
     note: str | None = field(default=None, metadata={"help": "What a reader of the results has to know."})
     device: str = field(default="cpu", metadata={"help": "Device of the timing; the runs choose their own."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace a results file that holds something else than these runs."}
+    )
 
 
 def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
@@ -102,7 +106,7 @@ def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, 
         for label, members in groups.items():
             recipe, *chosen = setting.split(" ")
             cells = [
-                " ".join([Path(recipe).stem, *chosen]),
+                escape_markdown(" ".join([Path(recipe).stem, *chosen])),
                 label,
                 describe([score(run) for run in members]),
                 str(len(members)),
@@ -159,10 +163,19 @@ def main(argv: list[str] | None = None) -> None:
         recipes.append(argv.pop(0))
     usage = "python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]"
     parser = ArgumentParser(CompareArguments, description=__doc__, usage=usage)
-    arguments, passed_on = parser.parse_some(argv)
+    # The runs inherit the token, which their command lines and results must not hold.
+    arguments, passed_on = parser.parse_some(take_hub_token(argv))
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.comparison.costs import measure_costs
-    from examples.comparison.runs import execute_runs, is_finished, read_run
+    from examples.comparison.runs import (
+        end_on_signal,
+        execute_runs,
+        handle_signals,
+        is_finished,
+        list_commands,
+        read_comparison,
+        read_run,
+    )
     from examples.comparison.statistics import summarize
     from examples.training.cost import CostSetting
     from examples.training.results import describe_command, describe_setting, write_json
@@ -171,11 +184,12 @@ def main(argv: list[str] | None = None) -> None:
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
+    earlier = read_comparison(results_file, planned, arguments.overwrite)
     for file in (results_file, Path(arguments.output_dir, "comparison.json")):
         make_place(str(file))
     results: dict[str, Any] = {
         **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
-        "setting": asdict(arguments),
+        "setting": {name: value for name, value in asdict(arguments).items() if name != "overwrite"},
         "runs": [],
         "costs": {},
     }
@@ -185,7 +199,9 @@ def main(argv: list[str] | None = None) -> None:
         finished[run.key] = keep_results(run, measured)
         results["runs"] = [finished[each.key] for each in planned if each.key in finished]
         results["summary"] = summarize(results["runs"])
-        write_json(results_file, results)
+        # What is complete stays until this is.
+        if not earlier.get("costs") and list_commands(earlier) <= list_commands(results):
+            write_json(results_file, results)
 
     waiting = [run for run in planned if run.key not in finished]
     print(f"{len(planned)} runs, {len(finished)} of them finished.", flush=True)
@@ -195,7 +211,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.num_cost_rounds > 0:
         print("Measuring the costs.", flush=True)
         setting = CostSetting(arguments.cost_batch_size, arguments.device)
-        results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
+        with handle_signals(end_on_signal):
+            results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
     write_json(results_file, results)
     print(f"\n{make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
 

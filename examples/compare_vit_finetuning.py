@@ -7,7 +7,6 @@ A small ViT is pretrained on some classes of a data set. Then it and its convers
 the other classes, with the same head, data order, steps and optimizer. What is finished is kept: a killed run goes on.
 """
 
-import json
 import statistics
 import sys
 from dataclasses import asdict, dataclass, field
@@ -141,6 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import ViTImageProcessorPil
 
     from examples.data.loading import load_image_data
+    from examples.training.checkpoints import read_json
     from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 
@@ -153,9 +153,9 @@ def main(argv: list[str] | None = None) -> None:
             f"but got {arguments.num_pretraining_classes}."
         )
     setting = {**asdict(arguments), "dataset_name": Path(str(data_arguments.dataset_name)).name}
-    results = json.loads(results_file.read_text()) if results_file.exists() else {"setting": setting, "runs": {}}
-    if results.get("setting") != setting:
-        raise InputError(f"{results_file} belongs to other arguments: name another `--output_dir`.")
+    results = read_json(results_file) if results_file.exists() else {"setting": setting, "runs": {}}
+    if results.get("setting") != setting or not isinstance(results.get("runs"), dict):
+        raise InputError(f"{results_file} is damaged or belongs to other arguments: name another `--output_dir`.")
 
     def keep(name: str, seed: int, measured: dict | None = None) -> bool:
         if measured is not None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from examples.sharing import redact_output
+
 
 RESUME = "The same command goes on from the last checkpoint, or starts anew if there is none yet."
 # So many names fit into a message.
@@ -101,6 +103,7 @@ def run_script(main: Callable[[], None], on_interrupt: str = "") -> None:
         main: The script.
         on_interrupt: What Ctrl-C leaves behind, and how to go on.
     """
+    redact_output()
     try:
         main()
         sys.stdout.flush()

@@ -54,7 +54,7 @@ def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArgu
     import torch
 
     from examples.data.images import ImagePixelsDataset
-    from examples.training.model import load_checkpoint, load_image_processor
+    from examples.training.loading import load_checkpoint, load_image_processor
     from modeling_ait import AiTForImageClassification
 
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()

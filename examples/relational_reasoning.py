@@ -33,8 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     types = choose_types(data_arguments)
     # Late, so that neither help nor a mistake in the arguments waits for them.
-    from examples.data.images import ImagePixelsDataset
-    from examples.data.questions import QuestionsDataset, load_questions
+    from examples.data.questions import load_questions, make_question_datasets
     from examples.data.sort_of_clevr import QUESTION_SIZE
     from examples.training.metrics import answer_from_questions_alone, make_metrics, score_groups
     from examples.training.model import build_model
@@ -51,11 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         if not is_finished(training, arguments, restart, "trainer"):
             data = load_questions(data_arguments)
             model, processor = build_model(model_arguments, data_arguments, data.label_names, seed, QUESTION_SIZE)
-            # Always in memory: each image is asked about many times.
-            train_data, eval_data = (
-                QuestionsDataset(part, ImagePixelsDataset(part, "image", processor, cache=True), types)
-                for part in (data.train, data.evaluation)
-            )
+            train_data, eval_data = make_question_datasets(data, data_arguments, processor, types, seed)
             checkpoint = prepare_output_folder(training, arguments, restart, "trainer")
             metrics_of, verbose = make_metrics(eval_data), run_arguments.verbose
             trainer, measured = train(
@@ -63,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
             )
             alone = score_groups(answer_from_questions_alone(train_data, eval_data), eval_data)
             measured["question_only_by_group"] = alone
-            measured["num_train_questions"], measured["num_eval_questions"] = len(train_data), len(eval_data)
+            measured["num_train_questions"] = len(train_data.answers)
+            measured["num_eval_questions"] = len(eval_data.answers)
             command = describe_command("examples.relational_reasoning")
             report_run(trainer.save_model, model, processor, data, arguments, training, measured, command)
             if training.process_index == 0:

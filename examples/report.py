@@ -59,8 +59,8 @@ def find_chance(groups: dict[str, "Runs"], title: str) -> float:
     return 50.0 if title.startswith("Triangle") else 10.0
 
 
-def draw_plots(results: dict[str, dict[str, Any]]) -> None:
-    """The plot of the headline, and one for each file of comparisons."""
+def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Draw the plot of the headline, and one for each file of comparisons, into a folder."""
     from examples.comparison.plots import draw_accuracies
     from examples.comparison.sections import HEADLINE, describe_recipe, iterate_comparisons
 
@@ -72,9 +72,9 @@ def draw_plots(results: dict[str, dict[str, Any]]) -> None:
         by_file.setdefault(name, {})[title] = (groups, chance)
         if {"ait", "ait_no_workspace"} <= groups.keys():
             headline[title] = ({label: groups[label] for label in HEADLINE if label in groups}, chance)
-    draw_accuracies(headline, RESULTS / "headline")
+    draw_accuracies(headline, folder / "headline")
     for name, panels in by_file.items():
-        draw_accuracies(panels, RESULTS / name)
+        draw_accuracies(panels, folder / name)
 
 
 def make_report() -> str:
@@ -119,8 +119,13 @@ def make_report() -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser((), prog="python -m examples.report", description=__doc__)
     parser.parse(sys.argv[1:] if argv is None else argv)
-    REPORT.write_text(make_report(), encoding="utf-8")
-    draw_plots(read_results())
+    from examples.training.results import write_text
+    from modeling_ait.saving_ait import stage_files
+
+    # All is made before anything is replaced.
+    with stage_files(RESULTS) as staging:
+        draw_plots(read_results(), Path(staging))
+        write_text(REPORT, make_report())
     print(f"Written: {REPORT.name}, and the plots under {RESULTS.relative_to(REPOSITORY).as_posix()}/.")
 
 

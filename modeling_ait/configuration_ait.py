@@ -2,18 +2,30 @@
 
 import math
 from dataclasses import fields
+from types import NoneType
 from typing import Any, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
 
 from .saving_ait import AiTSavedConfig
 
 
 ConfigT = TypeVar("ConfigT", bound=PreTrainedConfig)
 
+logger = logging.get_logger(__name__)
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+MAX_SIZE = 2**31 - 1
+# A configuration keeps a name for each.
+MAX_LABELS = 10**7
+# Memories and norms are computed in float32: a number beyond it is infinite there.
+FLOAT32_MAX = 3.4e38
+# Weights of more than this many bytes in float32 are warned of before they are allocated.
+LARGE_MODEL_BYTES = 32 * 2**30
 PAPER_SIZES = {
     "small": {"num_hidden_layers": 2},
     "medium": {"num_hidden_layers": 6},
@@ -85,7 +97,9 @@ class AiTConfig(AiTSavedConfig):
         bottleneck_size (`int`, *optional*, defaults to 512):
             k, tokens that each slot and head keeps out of all tokens of the batch. `None` keeps all.
         memory_update_rate (`float`, *optional*, defaults to 0.1):
-            alpha, share of the newly written content in the moving average, in [0, 1].
+            alpha, share of the newly written content in the moving average, in [0, 1]. Nothing draws a memory back to
+            where it started: if the same tokens are written again and again, all slots end up equal (cosine 1.0), and
+            only `model.reset_memories()` or other tokens change that. Watch the cosine between slots in training.
         memory_dropout_prob (`float`, *optional*, defaults to 0.1):
             Dropout on the write's output in training, in [0, 1).
         differentiable_write (`bool`, *optional*, defaults to `True`):
@@ -100,12 +114,23 @@ class AiTConfig(AiTSavedConfig):
             sigma, weight of the balance loss in `loss`, not negative.
         position_embedding_type (`str`, *optional*, defaults to `"learned"`):
             `"learned"`, or `"none"` as in the official code.
+        position_embedding_init (`str`, *optional*, defaults to `"normal"`):
+            What learned positions start as: noise, `"normal"`, or `"sinusoidal"`, sines and cosines of row and column
+            as in ViT-MAE, here with amplitude 0.5. The positions of CLS, register and question tokens start as noise.
+        output_norm_init (`float`, *optional*, defaults to 1.0):
+            What the weights of the norm on the MLP's output start as. Less than 1 starts with blocks that change
+            little, as a LayerScale does.
         pooling (`str`, *optional*, defaults to `"mean"`):
-            What the classifier sees: `"mean"` over the tokens, all of them (`"flatten"`, the official code), or a
-            prepended `"cls"` token.
+            What the classifier sees: `"mean"` over the tokens, all of them (`"flatten"`, the official code), a
+            prepended `"cls"` token, or the token of the `"question"`.
         question_size (`int`, *optional*):
             Width of the question vector of [`AiTForRelationalReasoning`], for instance 18 for Sort-of-CLEVR. `None` is
             a model without a question.
+        question_attention (`str`, *optional*, defaults to `"joint"`):
+            How questions are asked. `"joint"`: a question and the patches of its image see each other, so that each
+            question takes a pass of its own, as in the paper. `"independent"`: the image is encoded once for all its
+            questions, each of which sees it and itself only; for `pooling` of `"question"`, or `"mean"` over the image
+            and one question. A model trained in one way can be used in the other.
         use_vit_norms (`bool`, *optional*, defaults to `False`):
             Whether the norms stand where a ViT has them: none around the patch projection, and none on the MLP's way
             into the residual (the workspace still gets normed tokens). It lets a pretrained ViT become an AiT.
@@ -117,8 +142,9 @@ class AiTConfig(AiTSavedConfig):
             Learned tokens behind the CLS token, such as DeiT's distillation token.
         stem_strides (`list[int]`, *optional*):
             Strides of the convolutions that embed the patches (Xiao et al., 2021), for instance `[2, 2, 2]` for
-            patches of 8 pixels: each at least 2, their product the side of the (square) patches. `None` is the paper's
-            linear projection.
+            patches of 8 pixels: each at least 2, or 1 in between for a convolution that keeps the size, such as
+            `[3, 1, 5]`; their product is the side of the (square) patches. Between two stands a norm and a GELU.
+            `None` is the paper's linear projection.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -166,18 +192,48 @@ class AiTConfig(AiTSavedConfig):
     num_retrieval_steps: int = 1
     balance_loss_coef: float | int = 0.01
     position_embedding_type: str = "learned"
+    position_embedding_init: str = "normal"
+    output_norm_init: float | int = 1.0
     pooling: str = "mean"
     question_size: int | None = None
+    question_attention: str = "joint"
     update_memory: bool = True
     use_vit_norms: bool = False
     num_register_tokens: int = 0
     stem_strides: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any):
+        for name in ("id2label", "label2id"):
+            self._require(isinstance(getattr(self, name), (dict, NoneType)), name, "a mapping or None")
+        num_labels = kwargs.get("num_labels", 0)
+        if not isinstance(num_labels, int) or not 0 <= num_labels <= MAX_LABELS:
+            raise ValueError(f"`num_labels` must be an integer from 0 to {MAX_LABELS}, but got {num_labels!r}.")
         super().__post_init__(**kwargs)
         # `@strict` runs the same checks, but wraps their errors in a class that is no `ValueError`: raise plain ones.
         self.validate_architecture()
+        self.validate_tokens()
         self.validate_image_sizes()
+        num_bytes = 4 * self.estimate_parameters()
+        if num_bytes > LARGE_MODEL_BYTES:
+            logger.warning_once(
+                f"This configuration describes about {num_bytes / 4:.3g} parameters, {num_bytes / 2**30:.3g} GiB in "
+                f"float32 (from {LARGE_MODEL_BYTES / 2**30:.0f} GiB on there is this warning). Are `hidden_size` "
+                f"{self.hidden_size}, `intermediate_size` {self.intermediate_size}, `num_hidden_layers` "
+                f"{self.num_hidden_layers} and `image_size` {self.image_size!r} as they should be?"
+            )
+
+    def estimate_parameters(self) -> int:
+        """Number of parameters and memory values to within a few percent, without building anything."""
+        width, inner = self.hidden_size, self.num_memory_heads * self.memory_slot_size
+        layer = 4 * width**2 + 2 * width * self.intermediate_size
+        if self.num_memory_slots > 0:
+            layer += 2 * width * inner + (2 * inner + width + self.num_memory_slots) * self.memory_slot_size
+        pixels = math.prod(self.patch_shape) * self.num_channels
+        num_tokens = math.prod(self.image_shape) // math.prod(self.patch_shape)
+        num_tokens += self.num_register_tokens
+        positions = num_tokens * width if self.position_embedding_type == "learned" else 0
+        classifier = (num_tokens if self.pooling == "flatten" else 1) * width * (self.num_labels or 0)
+        return self.num_hidden_layers * layer + pixels * width + positions + classifier
 
     def _require(self, is_valid: bool, name: str, allowed: str) -> None:
         """Raise a `ValueError` that names the field, its value and what is allowed, unless it is valid."""
@@ -196,16 +252,21 @@ class AiTConfig(AiTSavedConfig):
             "num_memory_heads",
             "num_retrieval_steps",
         ):
-            self._require(getattr(self, name) > 0, name, "a positive integer")
-        self._require(self.num_memory_slots >= 0, "num_memory_slots", "0 (no workspace) or a positive integer")
-        self._require(self.num_register_tokens >= 0, "num_register_tokens", "0 or a positive integer")
+            self._require(0 < getattr(self, name) <= MAX_SIZE, name, "a positive integer below 2**31")
+        for name, allowed in (
+            ("num_memory_slots", "0 (no workspace) or a positive integer below 2**31"),
+            ("num_register_tokens", "0 or a positive integer below 2**31"),
+        ):
+            self._require(0 <= getattr(self, name) <= MAX_SIZE, name, allowed)
         self._require(
-            self.question_size is None or self.question_size > 0, "question_size", "a positive integer or None"
+            self.question_size is None or 0 < self.question_size <= MAX_SIZE,
+            "question_size",
+            "a positive integer or None, below 2**31",
         )
         self._require(
-            self.bottleneck_size is None or self.bottleneck_size > 0,
+            self.bottleneck_size is None or 0 < self.bottleneck_size <= MAX_SIZE,
             "bottleneck_size",
-            "a positive integer, or None to keep every token",
+            "a positive integer below 2**31, or None to keep every token",
         )
         self._require(
             self.hidden_size % self.num_attention_heads == 0,
@@ -215,23 +276,54 @@ class AiTConfig(AiTSavedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "memory_dropout_prob"):
             self._require(0.0 <= getattr(self, name) < 1.0, name, "at least 0 and below 1")
         self._require(0.0 <= self.memory_update_rate <= 1.0, "memory_update_rate", "between 0 and 1")
-        for name in ("initializer_range", "hopfield_beta"):
-            self._require(0.0 < getattr(self, name) < math.inf, name, "positive and finite")
-        # Below it a row of equal values would be divided by nothing in float32.
-        self._require(
-            1e-12 <= self.layer_norm_eps < math.inf, "layer_norm_eps", "positive (at least 1e-12) and finite"
-        )
+        # Below it a row of equal values would be divided by nothing in float32, and other numbers would count as 0.
+        for name in ("initializer_range", "hopfield_beta", "layer_norm_eps"):
+            self._require(1e-12 <= getattr(self, name) <= FLOAT32_MAX, name, "positive (at least 1e-12) and finite")
         self._require(
             self.memory_slot_size > 1 or self.memory_update_rate < 1.0,
             "memory_update_rate",
             "below 1 with `memory_slot_size=1`, where the norm of what is written leaves nothing",
         )
-        self._require(0.0 <= self.balance_loss_coef < math.inf, "balance_loss_coef", "finite and not negative")
+        self._require(0.0 <= self.balance_loss_coef <= FLOAT32_MAX, "balance_loss_coef", "finite and not negative")
+        self._require(
+            self.problem_type is None or self.problem_type in PROBLEM_TYPES,
+            "problem_type",
+            f"None or one of {PROBLEM_TYPES}",
+        )
         self._require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
+
+    def validate_tokens(self):
+        """Raise a `ValueError` if positions, pooling and questions do not fit each other."""
         self._require(
             self.position_embedding_type in ("learned", "none"), "position_embedding_type", '"learned" or "none"'
         )
-        self._require(self.pooling in ("mean", "flatten", "cls"), "pooling", '"mean", "flatten" or "cls"')
+        self._require(
+            self.position_embedding_init in ("normal", "sinusoidal"),
+            "position_embedding_init",
+            '"normal" or "sinusoidal"',
+        )
+        self._require(
+            self.position_embedding_init == "normal" or self.position_embedding_type == "learned",
+            "position_embedding_init",
+            '"normal" without learned positions',
+        )
+        self._require(0.0 <= self.output_norm_init < math.inf, "output_norm_init", "finite and not negative")
+        self._require(
+            self.pooling in ("mean", "flatten", "cls", "question"), "pooling", '"mean", "flatten", "cls" or "question"'
+        )
+        self._require(
+            self.question_size is not None or self.pooling != "question", "pooling", "another without `question_size`"
+        )
+        self._require(
+            self.question_attention in ("joint", "independent"), "question_attention", '"joint" or "independent"'
+        )
+        if self.question_attention == "independent":
+            self._require(self.question_size is not None, "question_attention", '"joint" without `question_size`')
+            self._require(
+                self.pooling in ("mean", "question"),
+                "pooling",
+                '"question" or "mean" with `question_attention="independent"`',
+            )
 
     def validate_image_sizes(self):
         """Raise a `ValueError` if images, patches and the strides of the stem do not fit each other."""
@@ -239,9 +331,9 @@ class AiTConfig(AiTSavedConfig):
             size = getattr(self, name)
             sides = (size, size) if isinstance(size, int) else tuple(size)
             self._require(
-                len(sides) == 2 and all(side > 0 for side in sides),
+                len(sides) == 2 and all(0 < side <= MAX_SIZE for side in sides),
                 name,
-                "a positive integer or a pair (height, width) of them",
+                "a positive integer below 2**31 or a pair (height, width) of them",
             )
         self._require(
             all(image % patch == 0 for image, patch in zip(self.image_shape, self.patch_shape)),
@@ -251,10 +343,12 @@ class AiTConfig(AiTSavedConfig):
         if self.stem_strides is not None:
             self._require(not self.use_vit_norms, "stem_strides", "None with `use_vit_norms`")
             self._require(
-                min(self.stem_strides, default=0) >= 2
+                min(self.stem_strides[:1] + self.stem_strides[-1:], default=0) >= 2
+                and min(self.stem_strides) >= 1
                 and self.patch_shape == (math.prod(self.stem_strides), math.prod(self.stem_strides)),
                 "stem_strides",
-                f"None, or integers of at least 2 whose product is both sides of `patch_size` ({self.patch_size!r})",
+                "None, or integers of at least 2 (1 is allowed between the first and the last) whose product is both "
+                f"sides of `patch_size` ({self.patch_size!r})",
             )
 
     @property

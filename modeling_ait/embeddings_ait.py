@@ -30,13 +30,30 @@ def interpolate_positions(
     return torch.cat([prefix, patches.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
 
+def make_sinusoidal_positions(grid: tuple[int, int], hidden_size: int, amplitude: float = 0.5) -> torch.Tensor:
+    """
+    Sines and cosines of the column and the row of each patch, (rows, columns) -> (1, N, E), as in ViT-MAE.
+
+    Args:
+        grid (`(rows, columns)`): Patches of an image.
+        hidden_size (`int`): Width E. The first half tells the column, the second the row.
+        amplitude (`float`, *optional*, defaults to 0.5): Largest value.
+    """
+    num_frequencies = -(-hidden_size // 4)
+    frequencies = 10_000.0 ** (-torch.arange(num_frequencies, device="cpu") / num_frequencies)
+    row, column = (torch.arange(length, device="cpu")[:, None] * frequencies for length in grid)
+    angles = torch.stack([column.expand(grid[0], -1, -1), row[:, None].expand(-1, grid[1], -1)], dim=2)
+    table = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (rows, columns, 2, 2 * num_frequencies)
+    return amplitude * table.flatten(2).flatten(0, 1)[None, :, :hidden_size]
+
+
 class AiTConvolutionalStem(nn.Module):
     """
     Embed an image by strided convolutions, (B, C, H, W) -> (B, N, E), after Xiao et al. (2021, arXiv 2106.14881).
 
-    One convolution for each of `stem_strides`, the last with `hidden_size` channels, halved towards the first. The
-    norms are over the channels of all positions together (GroupNorm with one group): unlike BatchNorm no sample sees
-    another.
+    One convolution for each of `stem_strides`, the last with `hidden_size` channels, halved towards the first; a norm
+    and a GELU between two. The norms are over the channels of all positions together (GroupNorm with one group):
+    unlike BatchNorm no sample sees another. A stride of 1 looks at 3 x 3 positions.
     """
 
     def __init__(self, strides: list[int], config: AiTConfig):
@@ -46,7 +63,7 @@ class AiTConvolutionalStem(nn.Module):
         channels.append(config.hidden_size)
         self.convolutions = nn.ModuleList(
             [
-                nn.Conv2d(before, after, kernel_size=2 * stride - 1, stride=stride, padding=stride - 1)
+                nn.Conv2d(before, after, kernel_size=max(3, 2 * stride - 1), stride=stride, padding=max(1, stride - 1))
                 for before, after, stride in zip(channels, channels[1:], strides)
             ]
         )
@@ -118,7 +135,7 @@ class AiTPatchEmbeddings(nn.Module):
 
 
 class AiTQuestionEmbeddings(nn.Module):
-    """Embed a question vector as a token, (B, question_size) -> (B, 1, E): LayerNorm, Linear, LayerNorm."""
+    """Embed question vectors as tokens, (B[, Q], question_size) -> (B, Q, E): LayerNorm, Linear, LayerNorm."""
 
     def __init__(self, question_size: int, config: AiTConfig):
         super().__init__()
@@ -128,19 +145,48 @@ class AiTQuestionEmbeddings(nn.Module):
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, question: torch.Tensor) -> torch.Tensor:
-        if question.dim() != 2 or question.shape[1] != self.question_size:
+        if question.dim() not in (2, 3) or question.shape[-1] != self.question_size or question.shape[1] == 0:
             raise ValueError(
-                f"`question` must have the shape (batch_size, {self.question_size}) (`question_size`), "
+                f"`question` must have the shape (batch_size, {self.question_size}) (`question_size`) or, with one or "
+                f"more for each image, (batch_size, num_questions, {self.question_size}), "
                 f"but got {tuple(question.shape)}."
             )
-        return self.layernorm_after(self.projection(self.layernorm_before(question))).unsqueeze(1)
+        tokens = self.layernorm_after(self.projection(self.layernorm_before(question)))
+        return tokens.unsqueeze(1) if question.dim() == 2 else tokens
+
+
+def pool_tokens(hidden_states: torch.Tensor, config: AiTConfig, num_questions: int = 0) -> torch.Tensor:
+    """
+    Make one vector of the tokens of a sample or question, as `pooling` says, (B, N, E) -> (B, E) or (B, N * E).
+
+    With `num_questions` independent questions at the end it makes one for each, (B, N + Q, E) -> (B, Q, E), from the
+    tokens that it saw: the image's and itself.
+    """
+    if num_questions > 0:
+        num_image_tokens = hidden_states.shape[1] - num_questions
+        image, questions = hidden_states.split([num_image_tokens, num_questions], dim=1)
+        if config.pooling == "question":
+            return questions
+        return (image.sum(dim=1, keepdim=True) + questions) / (num_image_tokens + 1)
+    if config.pooling == "mean":
+        return hidden_states.mean(dim=1)
+    if config.pooling == "flatten":
+        return hidden_states.flatten(1)
+    # Behind the register tokens, or first of all.
+    return hidden_states[:, config.num_register_tokens if config.pooling == "question" else 0]
 
 
 class AiTEmbeddings(nn.Module):
-    """Patch embeddings, behind a CLS token, register tokens and a question where the configuration asks for them."""
+    """
+    Patch embeddings, behind a CLS token, register tokens and a question where the configuration asks for them.
+
+    Several questions for an image each get a copy of its tokens, (B * Q, 1 + N, E), or, with
+    `question_attention="independent"`, follow them, (B, N + Q, E). All questions share one position.
+    """
 
     def __init__(self, config: AiTConfig):
         super().__init__()
+        self.has_independent_questions = config.question_attention == "independent"
         self.patch_embeddings = AiTPatchEmbeddings(config)
         # The CLS token, then the register tokens, as far as there are any.
         numbers = [number for number in (int(config.pooling == "cls"), config.num_register_tokens) if number > 0]
@@ -180,15 +226,38 @@ class AiTEmbeddings(nn.Module):
                 if self.question_embeddings is None
                 else f"This model needs `question`, of shape (batch_size, {self.question_embeddings.question_size})."
             )
-        embeddings = self.patch_embeddings(pixel_values, interpolate_pos_encoding)
-        tokens = [prefix.expand(embeddings.shape[0], -1, -1) for prefix in self.prefix_tokens]
+        patches = self.patch_embeddings(pixel_values, interpolate_pos_encoding)
+        questions = []
         if self.question_embeddings is not None and question is not None:
-            tokens.append(self.question_embeddings(question.to(pixel_values.dtype)))
-        embeddings = torch.cat([*tokens, embeddings], dim=1)  # (batch_size, num_tokens, hidden_size)
-        if self.position_embeddings is not None:
-            patches = self.patch_embeddings
-            old_grid, (height, width) = patches.get_grid(patches.image_shape), pixel_values.shape[2:]
-            embeddings = embeddings + interpolate_positions(
-                self.position_embeddings, old_grid, patches.get_grid((height, width))
-            )
+            questions.append(self.question_embeddings(question.to(pixel_values.dtype)))
+            if not self.has_independent_questions:
+                # (batch_size, num_questions, hidden_size) -> (batch_size * num_questions, 1, hidden_size)
+                patches = patches.repeat_interleave(questions[0].shape[1], dim=0)
+                questions[0] = questions[0].flatten(0, 1).unsqueeze(1)
+        prefix_tokens = [prefix.expand(patches.shape[0], -1, -1) for prefix in self.prefix_tokens]
+        positions = self.get_positions(pixel_values)
+        if not self.has_independent_questions:
+            embeddings = torch.cat([*prefix_tokens, *questions, patches], dim=1)
+            embeddings = embeddings if positions is None else embeddings + positions
+        else:
+            image = torch.cat([*prefix_tokens, patches], dim=1)
+            if positions is not None:
+                num_prefix_tokens = image.shape[1] - patches.shape[1]
+                prefix, own, rest = positions.split([num_prefix_tokens, 1, patches.shape[1]], dim=1)
+                image, questions[0] = image + torch.cat([prefix, rest], dim=1), questions[0] + own
+            embeddings = torch.cat([image, *questions], dim=1)
         return self.dropout(embeddings)
+
+    def get_positions(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        """The position table, (1, num_tokens, hidden_size), interpolated to the size of these images; or `None`."""
+        if self.position_embeddings is None:
+            return None
+        patches = self.patch_embeddings
+        (height, width), old_grid = pixel_values.shape[2:], patches.get_grid(patches.image_shape)
+        return interpolate_positions(self.position_embeddings, old_grid, patches.get_grid((height, width)))
+
+    def count_appended_questions(self, question: torch.Tensor | None) -> int:
+        """How many of the tokens at the end are questions that see the image and themselves only."""
+        if question is None or not self.has_independent_questions:
+            return 0
+        return question.shape[1] if question.dim() == 3 else 1

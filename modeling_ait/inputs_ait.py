@@ -1,12 +1,45 @@
 """What a forward refuses, each with one line, before anything is computed or written."""
 
+from types import NoneType
+from typing import Any
+
 import torch
 
-from .configuration_ait import AiTConfig
+from .configuration_ait import PROBLEM_TYPES, AiTConfig
 
 
 # What cross-entropy leaves out.
 IGNORED_LABEL = -100
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise a `ValueError` for what else a forward is given, as far as it cannot work."""
+    for name in ("update_memory", "interpolate_pos_encoding"):
+        # Anything else has a truth value too: "no" would write the memories.
+        if not isinstance(flags.get(name), (bool, NoneType)):
+            raise ValueError(f"`{name}` must be True, False or None, but got {show(flags[name])}.")
+    if flags.get("attention_mask") is not None:
+        raise ValueError("AiT attends to every token of an image: leave `attention_mask` out.")
+    number = flags.get("num_items_in_batch")
+    if not isinstance(number, (NoneType, torch.Tensor)) and not (isinstance(number, (int, float)) and number > 0):
+        raise ValueError(f"`num_items_in_batch` must be a number above 0, but got {show(number)}.")
+
+
+def show(value: Any) -> str:
+    """Describe what was given in a few words of one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:60]}..."
+
+
+def check_tensor(name: str, tensor: Any) -> None:
+    """Raise a `ValueError` unless it is a dense tensor of real numbers."""
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"`{name}` must be a tensor, but got {type(tensor).__name__}.")
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
+        kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise ValueError(f"`{name}` must be a dense tensor, but got a {kind} one.")
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"`{name}` must hold integers or real numbers, but got {tensor.dtype}.")
 
 
 def check_images(
@@ -27,13 +60,10 @@ def check_images(
     for name, tensor in (("pixel_values", pixel_values), ("question", question)):
         if tensor is None:
             continue
-        if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"`{name}` must be a tensor, but got {type(tensor).__name__}.")
-        if tensor.is_complex() or tensor.dtype == torch.bool:
-            raise ValueError(f"`{name}` must hold real numbers, but got {tensor.dtype}.")
+        check_tensor(name, tensor)
         if device is not None and tensor.device != device:
             raise ValueError(
-                f"`{name}` is on {tensor.device}, but the model on {device}: move it with `.to({device})`."
+                f"`{name}` is on {tensor.device}, but the model on {device}: move it with `.to({str(device)!r})`."
             )
     # `len` would fix the number in an exported model.
     batch_size = pixel_values.shape[0] if pixel_values.dim() > 0 else 0
@@ -44,7 +74,32 @@ def check_images(
     return pixel_values
 
 
-def check_labels(labels: torch.Tensor, batch_size: int, config: AiTConfig) -> torch.Tensor:
+def flatten_labels(labels: torch.Tensor, question: torch.Tensor | None, batch_size: int) -> tuple[torch.Tensor, int]:
+    """
+    Return the labels with one row for each sample or, of images with several questions each, for each question.
+
+    Args:
+        labels: Labels `(batch_size, ...)`, or `(batch_size, num_questions, ...)`.
+        question: The questions, if any, `(batch_size[, num_questions], question_size)`.
+        batch_size: Number of images.
+
+    Returns:
+        The labels, and how many of them there must be.
+
+    Raises:
+        `ValueError`: for labels that are not one for each of several questions.
+    """
+    if not isinstance(question, torch.Tensor) or question.dim() != 3:
+        return labels, batch_size
+    if not isinstance(labels, torch.Tensor) or labels.shape[:2] != question.shape[:2]:
+        given = f"{tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+        raise ValueError(f"`labels` must have the shape {tuple(question.shape[:2])}, as `question`, but got {given}.")
+    return labels.flatten(0, 1), question.shape[0] * question.shape[1]
+
+
+def check_labels(
+    labels: torch.Tensor, pixel_values: torch.Tensor | None, question: torch.Tensor | None, config: AiTConfig
+) -> torch.Tensor:
     """
     Return the labels as the loss takes them, or raise a `ValueError` that says what was given and allowed.
 
@@ -53,17 +108,32 @@ def check_labels(labels: torch.Tensor, batch_size: int, config: AiTConfig) -> to
 
     Args:
         labels: Classes `(batch_size,)`, or targets `(batch_size, num_labels)`.
-        batch_size: Number of images.
+        pixel_values: The images, whose number counts. `None` is refused where images are encoded.
+        question: The questions, if any.
         config: Configuration. Its `problem_type` is set if it was `None`.
     """
     num_labels = config.num_labels or 0
-    if not isinstance(labels, torch.Tensor):
-        raise ValueError(f"`labels` must be a tensor, but got {type(labels).__name__}.")
+    if pixel_values is None:
+        return labels
+    check_tensor("pixel_values", pixel_values)
+    check_tensor("labels", labels)
+    if question is not None:
+        check_tensor("question", question)
+    batch_size = pixel_values.shape[0] if pixel_values.dim() > 0 else 0
+    labels, batch_size = flatten_labels(labels, question, batch_size)
     if num_labels < 1:
         raise ValueError("This model has no classes (`num_labels` is 0), so it takes no `labels`.")
     given = f"but got {labels.dtype} of shape {tuple(labels.shape)}"
-    if labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"`labels` must be integers or real numbers, {given}.")
+    if labels.is_floating_point() and labels.element_size() == 1:
+        raise ValueError(f"`labels` must be integers, or real numbers of at least 16 bits, {given}.")
+    if labels.is_meta and not pixel_values.is_meta:
+        raise ValueError("`labels` are on meta and have no values, but the images have: make them on another device.")
+    # Elsewhere than on the CPU a look at the values would wait for the device.
+    can_look = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if can_look and labels.is_floating_point() and not bool(labels.isfinite().all()):
+        raise ValueError("`labels` must be finite, but hold a NaN or an infinity.")
+    if config.problem_type not in (None, *PROBLEM_TYPES):
+        raise ValueError(f"`problem_type` must be None or one of {PROBLEM_TYPES}, but got {config.problem_type!r}.")
     has_rows = labels.shape == (batch_size, num_labels)
     if config.problem_type is None:
         if num_labels == 1:
@@ -90,12 +160,12 @@ def check_labels(labels: torch.Tensor, batch_size: int, config: AiTConfig) -> to
         return labels
     if labels.numel() != batch_size or labels.dim() == 0:
         raise ValueError(f"`labels` must be one integer for each of the {batch_size} images, {given}.")
-    # Elsewhere than on the CPU a look at the values would wait for the device.
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    labels = labels.long()
+    if can_look:
         is_wrong = ((labels < 0) | (labels >= num_labels)) & (labels != IGNORED_LABEL)
         if bool(is_wrong.any()):
             raise ValueError(
                 f"`labels` must be from 0 to {num_labels - 1} (`num_labels` is {num_labels}), "
                 f"but got {labels[is_wrong][0].item()}."
             )
-    return labels.long()
+    return labels

@@ -1,6 +1,5 @@
 """PyTorch AiT model: the Associative Transformer (Sun et al., CVPR 2025, arXiv 2309.12862)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,67 +7,21 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .attention_ait import AiTAttention
 from .configuration_ait import AiTConfig
-from .embeddings_ait import AiTEmbeddings
-from .inputs_ait import check_images, check_labels
+from .embeddings_ait import AiTEmbeddings, make_sinusoidal_positions, pool_tokens
+from .inputs_ait import check_flags, check_images, check_labels
 from .outputs_ait import AiTClassifierOutput, AiTKwargs, AiTModelOutput, expand_output_workspace
 from .saving_ait import AiTSavedModel
 from .workspace_ait import AiTMemory, AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace, make_initial_memory
 
 
 logger = logging.get_logger(__name__)
-
-
-def eager_attention_forward(
-    module: nn.Module, query, key, value, attention_mask, scaling: float, dropout: float = 0.0, **kwargs
-) -> tuple[torch.Tensor, torch.Tensor]:
-    attention = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch_size, num_heads, num_tokens, num_tokens)
-    if attention_mask is not None:
-        attention = attention + attention_mask
-    attention = nn.functional.softmax(attention, dim=-1, dtype=torch.float32).to(query.dtype)
-    attention = nn.functional.dropout(attention, p=dropout, training=module.training)
-    return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
-
-
-class AiTAttention(nn.Module):
-    """Multi-head self-attention within a sample, (B, N, E) -> (B, N, E)."""
-
-    def __init__(self, config: AiTConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        input_shape = hidden_states.shape[:-1]
-        hidden_shape = (*input_shape, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)  # (batch_size, heads, tokens, head_dim)
-        key = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
-
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        dropout = self.attention_dropout if self.training else 0.0
-        attended, attention = attention_interface(
-            self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs
-        )
-        return self.o_proj(attended.reshape(*input_shape, -1).contiguous()), attention
 
 
 class AiTMLP(nn.Module):
@@ -82,6 +35,10 @@ class AiTMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class AiTOutputLayerNorm(nn.LayerNorm):
+    """The norm on the MLP's output, a LayerNorm whose weights start as `output_norm_init`."""
 
 
 class AiTLayer(GradientCheckpointingLayer):
@@ -100,7 +57,7 @@ class AiTLayer(GradientCheckpointingLayer):
         self.use_vit_norms = config.use_vit_norms
         has_workspace = config.num_memory_slots > 0
         # A ViT without a workspace has no use for the norm.
-        norm_class = nn.LayerNorm if has_workspace or not self.use_vit_norms else nn.Identity
+        norm_class = AiTOutputLayerNorm if has_workspace or not self.use_vit_norms else nn.Identity
         self.layernorm_output = norm_class(config.hidden_size, eps=config.layer_norm_eps)
         self.workspace = AiTWorkspace(config) if has_workspace else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -112,9 +69,10 @@ class AiTLayer(GradientCheckpointingLayer):
         update_memory: bool = False,
         output_energies: bool = False,
         output_write_attentions: bool = False,
+        num_questions: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), **kwargs)
+        attended, _ = self.attention(self.layernorm_before(hidden_states), num_questions, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
 
         mlp_output = self.mlp(self.layernorm_after(hidden_states))  # (batch_size, num_tokens, hidden_size)
@@ -124,7 +82,7 @@ class AiTLayer(GradientCheckpointingLayer):
         balance_loss = None
         if self.workspace is not None:
             retrieved, memory, balance_loss = self.workspace(
-                memory, tokens, update_memory, output_energies, output_write_attentions
+                memory, tokens, update_memory, output_energies, output_write_attentions, num_questions
             )
             update = update + retrieved
         return hidden_states + self.dropout(update), memory, balance_loss
@@ -162,6 +120,15 @@ class AiTPreTrainedModel(AiTSavedModel):
             for parameter in (*module.prefix_tokens, module.position_embeddings):
                 if parameter is not None:
                     init.trunc_normal_(parameter, mean=0.0, std=self.config.initializer_range)
+            positions = module.position_embeddings
+            if positions is not None and self.config.position_embedding_init == "sinusoidal":
+                patches = module.patch_embeddings
+                table = make_sinusoidal_positions(patches.get_grid(patches.image_shape), self.config.hidden_size)
+                start = positions.clone()
+                start[:, -table.shape[1] :] = table
+                init.copy_(positions, start)
+        elif isinstance(module, AiTOutputLayerNorm):
+            init.constant_(module.weight, self.config.output_norm_init)
         elif isinstance(module, (AiTMemoryWrite, AiTMemoryRetrieval)):
             for projection in module.children():
                 if isinstance(projection, nn.Linear):
@@ -256,8 +223,9 @@ class AiTModel(AiTPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Images of the configured size, as the image processor returns them.
-            question (`torch.FloatTensor` of shape `(batch_size, question_size)`, *optional*):
-                Question vectors; needed if the configuration has a `question_size`, refused otherwise.
+            question (`torch.FloatTensor` of shape `(batch_size[, num_questions], question_size)`, *optional*):
+                Question vectors; needed if the configuration has a `question_size`, refused otherwise. Several for an
+                image are asked as the config's `question_attention` says, see [`AiTForRelationalReasoning`].
             update_memory (`bool`, *optional*):
                 Whether to write the batch into the memories before reading them. By default training does, unless the
                 config's `update_memory` says no or all parameters of the workspace are frozen. When written, all
@@ -272,6 +240,7 @@ class AiTModel(AiTPreTrainedModel):
         Raises:
             `ValueError`: if `pixel_values` or `question` is missing or does not fit the configuration.
         """
+        check_flags(update_memory=update_memory, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         if update_memory is None:
             update_memory = self.is_written_in_training()
         update_memory = update_memory and self.memory.num_layers > 0
@@ -285,11 +254,16 @@ class AiTModel(AiTPreTrainedModel):
                 f'A model with `pooling="flatten"` takes images of its configured size only '
                 f"({self.config.image_size!r} pixels, `image_size`), with or without `interpolate_pos_encoding`."
             )
+        num_questions = self.embeddings.count_appended_questions(question)
         memories: list = self.memory() or [None] * len(self.layers)
         balance_losses = []
         for layer_index, layer in enumerate(self.layers):
             hidden_states, memories[layer_index], balance_loss = layer(
-                hidden_states, memories[layer_index], update_memory=update_memory, **kwargs
+                hidden_states,
+                memories[layer_index],
+                update_memory=update_memory,
+                num_questions=num_questions,
+                **kwargs,
             )
             balance_losses.append(balance_loss)
 
@@ -298,15 +272,12 @@ class AiTModel(AiTPreTrainedModel):
             self.memory.commit(memories)
             total_balance_loss = torch.stack([loss.to(balance_losses[0].device) for loss in balance_losses]).sum()
 
-        if self.config.pooling == "mean":
-            pooled = hidden_states.mean(dim=1)
-        elif self.config.pooling == "cls":
-            pooled = hidden_states[:, 0]
-        else:
-            pooled = hidden_states.flatten(1)
+        pooled = pool_tokens(hidden_states, self.config, num_questions)
+        if question is not None:
+            pooled = pooled.reshape(*question.shape[:-1], self.pooled_size)
         return AiTModelOutput(
             last_hidden_state=hidden_states,
-            pooler_output=self.layernorm(pooled),  # (batch_size, pooled_size)
+            pooler_output=self.layernorm(pooled),  # (batch_size[, num_questions], pooled_size)
             balance_loss=total_balance_loss,
         )
 
@@ -336,17 +307,18 @@ class AiTClassifier(AiTPreTrainedModel):
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTClassifierOutput:
         """Encode and, with labels, compute the loss. Refused labels leave the memories as they were."""
-        if labels is not None and pixel_values is not None:
-            labels = check_labels(labels, pixel_values.shape[0], self.config)
+        if labels is not None:
+            labels = check_labels(labels, pixel_values, question, self.config)
         outputs = self.ait(pixel_values, question, update_memory, interpolate_pos_encoding, **kwargs)
-        logits = self.classifier(outputs.pooler_output)  # (batch_size, num_labels)
+        logits = self.classifier(outputs.pooler_output)  # (batch_size[, num_questions], num_labels)
 
         loss = None
         if labels is not None:
+            flat_logits = logits.flatten(0, -2)  # (batch_size * num_questions, num_labels)
             if self.config.problem_type == "single_label_classification" and labels.is_floating_point():
-                loss = nn.functional.cross_entropy(logits, labels.to(logits))
+                loss = nn.functional.cross_entropy(flat_logits, labels.to(logits))
             else:
-                loss = self.loss_function(labels, logits, self.config, **kwargs)
+                loss = self.loss_function(labels, flat_logits, self.config, **kwargs)
             if outputs.balance_loss is not None:
                 loss = loss + self.config.balance_loss_coef * outputs.balance_loss.to(loss.device)
 
@@ -409,15 +381,22 @@ class AiTForImageClassification(AiTClassifier):
         >>> list(model(torch.zeros(1, 3, 32, 32)).logits.shape)
         [1, 2]
         ```"""
-        return self.classify(pixel_values, None, labels, update_memory, interpolate_pos_encoding, **kwargs)
+        question: Any = kwargs.pop("question", None)  # type: ignore[typeddict-item]  # refused further down
+        return self.classify(pixel_values, question, labels, update_memory, interpolate_pos_encoding, **kwargs)
 
 
 class AiTForRelationalReasoning(AiTClassifier):
     r"""
-    AiT that answers a question about an image (AiT, section "Relational reasoning"; Sort-of-CLEVR).
+    AiT that answers questions about images (AiT, section "Relational reasoning"; Sort-of-CLEVR).
 
-    The question vector becomes a token (LayerNorm, Linear, LayerNorm) in front of the patches; a linear classifier
-    on the pooled tokens gives the answer.
+    A question vector becomes a token (LayerNorm, Linear, LayerNorm); a linear classifier on the pooled tokens gives
+    the answer. Of several questions about an image none sees another, in two ways (`config.question_attention`):
+
+    - `"joint"`, the paper's: each question is a sample of its own, with a copy of the image, in which all tokens see
+      each other and all compete in the write.
+    - `"independent"`: the image is encoded once, and each question attends to its tokens and itself. The image sees no
+      question, and only image tokens are written into the memory, while questions retrieve from it as all tokens do.
+      So an answer depends on no other question, in training and with a write in evaluation too.
 
     Args:
         config ([`AiTConfig`]):
@@ -446,16 +425,16 @@ class AiTForRelationalReasoning(AiTClassifier):
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTClassifierOutput:
         r"""
-        Answer one question for each image.
+        Answer one or several questions for each image.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Images of the configured size.
-            question (`torch.FloatTensor` of shape `(batch_size, question_size)`):
-                Question vectors.
-            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                Indices of the answers in `[0, num_labels)`. With them the output has `loss`, which includes the
-                balance loss when the memory was written.
+            question (`torch.FloatTensor` of shape `(batch_size[, num_questions], question_size)`):
+                Question vectors: one for each image, or as many for each of them.
+            labels (`torch.LongTensor` of shape `(batch_size[, num_questions])`, *optional*):
+                Indices of the answers in `[0, num_labels)`; -100 leaves a question out. With them the output has
+                `loss`, the mean over all questions, which includes the balance loss when the memory was written.
             update_memory (`bool`, *optional*):
                 Whether to write the memories, see [`AiTModel.forward`]. By default training does.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):

@@ -16,20 +16,23 @@ class AiTModelOutput(BaseModelOutputWithPooling):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-            Tokens after the last block, not normed.
-        pooler_output (`torch.FloatTensor` of shape `(batch_size, pooled_size)`):
+            Tokens after the last block, not normed. With several questions for an image, each is a sample here, unless
+            `question_attention` is `"independent"`: then the questions are the last tokens of their image.
+        pooler_output (`torch.FloatTensor` of shape `(batch_size[, num_questions], pooled_size)`):
             Pooled and normed tokens. `pooled_size` is `hidden_size`, or `sequence_length * hidden_size` with
             `pooling="flatten"`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
             Embeddings and the output of each block, `(batch_size, sequence_length, hidden_size)` each.
         attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
-            Self-attention of each layer, `(batch_size, num_attention_heads, sequence_length, sequence_length)`.
+            Self-attention of each layer, `(batch_size, num_attention_heads, sequence_length, sequence_length)`. With
+            `question_attention="independent"` there are columns for the image tokens, and one more for itself.
         balance_loss (`torch.FloatTensor` of shape `()`, *optional*, when the memory was written):
             Balance loss, summed over layers and heads.
         retrieval_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
             Per layer `(batch_size, sequence_length, num_memory_slots)`: which slot a token retrieved.
         write_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True` when written):
             Per layer `(num_memory_heads, num_memory_slots, batch_size, sequence_length)`: which tokens a slot wrote.
+            With `question_attention="independent"` the sequence is the image tokens alone.
         energies (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
             Per layer `(2, batch_size, sequence_length)`: Hopfield energy of each token before and after retrieval.
     """
@@ -48,7 +51,7 @@ class AiTClassifierOutput(ImageClassifierOutput):
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*, with `labels`):
             Task loss, plus `balance_loss_coef` times the balance loss when the memory was written.
-        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+        logits (`torch.FloatTensor` of shape `(batch_size[, num_questions], num_labels)`):
             Scores before the softmax.
         hidden_states, attentions, balance_loss, retrieval_attentions, write_attentions, energies:
             As in [`AiTModelOutput`].

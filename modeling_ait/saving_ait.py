@@ -9,7 +9,10 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 # Every checkpoint names all of them, so that a saved classifier opens with `AutoModel` and the other way round.
 AUTO_MAP = {
@@ -44,6 +47,16 @@ def stage_files(save_directory: str | os.PathLike) -> Iterator[str]:
             os.replace(path, os.path.join(save_directory, name))
 
 
+def remove_other_shards(save_directory: str | os.PathLike, saved: list[str], variant: str | None = None) -> None:
+    """Remove weights of an earlier save in other shards, which would be loaded in place of the saved ones."""
+    infix = "" if variant is None else re.escape(f".{variant}")
+    pattern = re.compile(rf"model{infix}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{infix}\.json")
+    if any(pattern.fullmatch(name) for name in saved):
+        for name in os.listdir(save_directory):
+            if pattern.fullmatch(name) and name not in saved:
+                os.remove(os.path.join(save_directory, name))
+
+
 class AiTSavedConfig(PreTrainedConfig):
     """A configuration that is saved in one step."""
 
@@ -61,7 +74,29 @@ class AiTSavedConfig(PreTrainedConfig):
 
 
 class AiTSavedModel(PreTrainedModel):
-    """A model that is saved in one step, with the code of every Auto class."""
+    """A model that is saved in one step, with the code of every Auto class, and says so when it opens a broken one."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any):
+        """
+        Open a checkpoint, and warn if it holds a NaN or an infinity, from which no memory ever recovers.
+
+        Arguments are those of [`~transformers.PreTrainedModel.from_pretrained`].
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        broken = [
+            name
+            for name, tensor in model.state_dict().items()
+            if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all()
+        ]
+        if broken:
+            logger.warning(
+                f"This checkpoint holds numbers that are not finite: {', '.join(broken[:5])}"
+                f"{f' and {len(broken) - 5} more' if len(broken) > 5 else ''}. Broken memories can be given up with "
+                "`model.reset_memories()`; for broken weights take an older checkpoint."
+            )
+        return loaded
 
     def save_pretrained(  # type: ignore[override]  # the arguments left out pass through `kwargs`
         self,
@@ -86,13 +121,7 @@ class AiTSavedModel(PreTrainedModel):
         with stage_files(save_directory) as staging:
             super().save_pretrained(staging, is_main_process, None if state_dict is None else {**state_dict}, **kwargs)
             saved = os.listdir(staging)
-        # Left from an earlier save in other shards, they would be loaded in place of the new weights.
-        variant = "" if kwargs.get("variant") is None else re.escape(f".{kwargs['variant']}")
-        pattern = re.compile(rf"model{variant}(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index{variant}\.json")
-        if any(pattern.fullmatch(name) for name in saved):
-            for name in os.listdir(save_directory):
-                if pattern.fullmatch(name) and name not in saved:
-                    os.remove(os.path.join(save_directory, name))
+        remove_other_shards(save_directory, saved, kwargs.get("variant"))
         if push_to_hub:
             # From a folder of its own, so that the local save is complete whatever becomes of the upload.
             kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))

@@ -345,6 +345,7 @@ class AiTWorkspace(nn.Module):
         update_memory: bool = False,
         output_energies: bool = False,
         output_write_attentions: bool = False,
+        num_questions: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """
         Write the tokens into the memory, if asked to, and retrieve them from it; changes nothing.
@@ -355,6 +356,7 @@ class AiTWorkspace(nn.Module):
             update_memory (`bool`, *optional*, defaults to `False`): Whether to write before retrieving.
             output_energies (`bool`, *optional*, defaults to `False`): Whether the retrieval computes its energies.
             output_write_attentions (`bool`, *optional*, defaults to `False`): Whether the write returns its attention.
+            num_questions (`int`, *optional*, defaults to 0): Tokens at the end that retrieve, but are not written.
 
         Returns:
             The retrieved tokens `(batch_size, num_tokens, hidden_size)`; the memory that they were retrieved from,
@@ -362,6 +364,11 @@ class AiTWorkspace(nn.Module):
         """
         balance_loss = None
         if update_memory:
-            memory, balance_loss, _ = self.write(memory, tokens, output_write_attentions=output_write_attentions)
+            # deviation: with `question_attention="independent"` the image alone is written. Questions that competed
+            # would see each other through the memory.
+            written_tokens = tokens[:, : tokens.shape[1] - num_questions]
+            memory, balance_loss, _ = self.write(
+                memory, written_tokens, output_write_attentions=output_write_attentions
+            )
         retrieved, _, _ = self.retrieve(memory, tokens, output_energies=output_energies)
         return retrieved, memory, balance_loss

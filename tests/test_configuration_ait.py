@@ -1,14 +1,28 @@
 """Configuration: defaults, refusals and the round trip through JSON."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig, PreTrainedConfig, ViTConfig
 
 import modeling_ait
-from modeling_ait import AiTConfig
+from modeling_ait import AiTConfig, AiTForImageClassification, configuration_ait
+
+
+FLOATS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "memory_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+    "memory_update_rate",
+    "hopfield_beta",
+    "balance_loss_coef",
+)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +62,11 @@ from modeling_ait import AiTConfig
         ("layer_norm_eps", 1e-13, "at least 1e-12"),
         ("stem_strides", [], "at least 2"),
         ("stem_strides", [16, 1], "at least 2"),
+        ("stem_strides", [1, 16], "at least 2"),
+        ("stem_strides", [4, 0, 4], "1 is allowed between"),
+        ("position_embedding_init", "zeros", '"sinusoidal"'),
+        ("output_norm_init", -0.1, "not negative"),
+        ("output_norm_init", float("nan"), "finite"),
         ("stem_strides", [2, 2, 2], "product is both sides of `patch_size` (16)"),
     ],
 )
@@ -144,8 +163,11 @@ def test_config_defaults_are_pinned():
         "num_retrieval_steps": 1,
         "balance_loss_coef": 0.01,
         "position_embedding_type": "learned",
+        "position_embedding_init": "normal",
+        "output_norm_init": 1.0,
         "pooling": "mean",
         "question_size": None,
+        "question_attention": "joint",
         "update_memory": True,
         "use_vit_norms": False,
         "num_register_tokens": 0,
@@ -213,3 +235,49 @@ def test_config_declares_no_field_that_nothing_reads():
             # The two sizes are read as a pair.
             name = field.name.replace("image_size", "image_shape").replace("patch_size", "patch_shape")
             assert re.search(rf"config\.{name}\b", sources), f"{field.name} is declared but never read"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in FLOATS for value in (math.nan, math.inf, -math.inf, -1.0, 10**400, -(10**400))),
+        *((name, 1e-300) for name in ("initializer_range", "layer_norm_eps", "hopfield_beta")),
+        *((name, 1e300) for name in FLOATS),
+        *((name, 2**31) for name in ("hidden_size", "image_size", "bottleneck_size", "question_size")),
+        ("num_labels", 1.5),
+        ("num_labels", -1),
+        ("num_labels", 10**9),
+        ("num_labels", None),
+        ("id2label", ["cat", "dog"]),
+        ("label2id", 3),
+        ("problem_type", "clustering"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_in_one_line(make_config, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be") as caught:
+        make_config(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_slot_of_one_value_that_is_only_written_is_refused(make_config):
+    with pytest.raises(ValueError, match="`memory_update_rate` must be below 1 with `memory_slot_size=1`"):
+        make_config(memory_slot_size=1, memory_update_rate=1)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "intermediate_size", "num_memory_slots", "num_channels"])
+def test_configuration_of_a_huge_model_warns(make_config, monkeypatch, field):
+    messages = []
+    monkeypatch.setattr(configuration_ait.logger, "warning_once", messages.append)
+    make_config()
+    assert not messages
+    make_config(**{field: 2**31 - 2})
+    assert "GiB in float32 (from 32 GiB on" in messages[0]
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_memory_slots": 0}, {"pooling": "flatten"}, {"num_labels": 1000}])
+def test_estimate_of_the_parameters_is_close(fields):
+    config = AiTConfig.from_size("small", **fields)
+    with torch.device("meta"):
+        model = AiTForImageClassification(config)
+    exact = sum(tensor.numel() for tensor in model.state_dict().values())
+    assert config.estimate_parameters() == pytest.approx(exact, rel=0.05)

@@ -7,8 +7,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from conversion.convert_vit import convert_model
-from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning
-from modeling_ait.embeddings_ait import interpolate_positions
+from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel
+from modeling_ait.embeddings_ait import interpolate_positions, make_sinusoidal_positions
 
 
 def make_vit(**fields):
@@ -128,6 +128,67 @@ def test_resizing_to_what_cannot_work_changes_nothing(make_model, fields, size, 
         model.resize_positions(size)
     assert model.config.image_shape == (8, 12)
     assert model.ait.embeddings.position_embeddings.shape[1] == 6
+
+
+def test_sinusoidal_positions_are_those_of_the_grid_and_stay_when_loaded(make_config, tmp_path):
+    fields = {"question_size": 5, "num_register_tokens": 2, "position_embedding_init": "sinusoidal"}
+    model = AiTForRelationalReasoning(make_config(**fields))
+    table = model.ait.embeddings.position_embeddings
+    assert table.requires_grad
+    for row in range(2):
+        for column in range(3):
+            for index in range(4):
+                frequency = 10_000 ** (-index / 4)
+                position = table[0, 3 + 3 * row + column]
+                for offset, place in ((0, column), (8, row)):
+                    sine, cosine = math.sin(place * frequency), math.cos(place * frequency)
+                    assert position[offset + index].item() == pytest.approx(0.5 * sine, abs=1e-6)
+                    assert position[offset + 4 + index].item() == pytest.approx(0.5 * cosine, abs=1e-6)
+    # In front there is noise.
+    assert 0 < table[0, :3].std() < 0.05
+    with torch.no_grad():
+        table.add_(1)
+    model.save_pretrained(tmp_path)
+    loaded = AiTForRelationalReasoning.from_pretrained(tmp_path)
+    assert torch.equal(loaded.ait.embeddings.position_embeddings, table)
+
+
+def test_sinusoidal_positions_take_widths_that_no_four_divides():
+    assert make_sinusoidal_positions((2, 3), 10).shape == (1, 6, 10)
+
+
+def test_output_norm_starts_as_configured_and_stays_when_loaded(make_config, tmp_path):
+    model = AiTForImageClassification(make_config(output_norm_init=0.2))
+    for layer in model.ait.layers:
+        assert torch.equal(layer.layernorm_output.weight, torch.full((16,), 0.2))
+        assert torch.equal(layer.layernorm_after.weight, torch.ones(16))
+    with torch.no_grad():
+        model.ait.layers[0].layernorm_output.weight.fill_(3)
+    model.save_pretrained(tmp_path)
+    loaded = AiTForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded.ait.layers[0].layernorm_output.weight, torch.full((16,), 3.0))
+
+
+def test_stem_with_a_stride_of_one_looks_at_three_pixels_and_keeps_the_size(make_model, make_images):
+    model = make_model(AiTModel, stem_strides=[2, 1, 2]).eval()
+    stem = model.embeddings.patch_embeddings.stem
+    assert [convolution.kernel_size for convolution in stem.convolutions] == [(3, 3)] * 3
+    assert [convolution.out_channels for convolution in stem.convolutions] == [8, 8, 16]
+    assert len(stem.norms) == 2
+    pixels = make_images()
+    expected = pixels
+    for convolution, norm in zip(stem.convolutions, [*stem.norms, None]):
+        expected = torch.nn.functional.conv2d(
+            expected, convolution.weight, convolution.bias, stride=convolution.stride, padding=1
+        )
+        if norm is not None:
+            # Over all channels and positions of a sample, and never over samples.
+            mean = expected.mean(dim=(1, 2, 3), keepdim=True)
+            variance = expected.var(dim=(1, 2, 3), keepdim=True, correction=0)
+            expected = (expected - mean) / (variance + 1e-5).sqrt()
+            expected = torch.nn.functional.gelu(expected * norm.weight[:, None, None] + norm.bias[:, None, None])
+    torch.testing.assert_close(stem(pixels), expected.flatten(2).transpose(1, 2))
+    assert model(pixels).last_hidden_state.shape == (4, 6, 16)
 
 
 def test_resizing_keeps_positions_frozen_and_counts_the_tokens(make_model):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel, saving_ait
 from modeling_ait.workspace_ait import make_initial_memory
 
 
@@ -243,3 +243,36 @@ def test_split_device_map_gives_the_same_logits(make_model, make_images, tmp_pat
 
 def test_memory_is_kept_whole_by_an_automatic_device_map():
     assert "AiTMemory" in AiTModel._no_split_modules
+
+
+def measure_cosine(memory):
+    """The smallest cosine between two slots."""
+    rows = torch.nn.functional.normalize(memory, dim=-1)
+    return (rows @ rows.T).min().item()
+
+
+def test_memory_never_drifts_back_from_constant_tokens(make_model):
+    """The same tokens, written again and again, make all slots equal; nothing but a reset takes them apart."""
+    model = make_model(memory_update_rate=0.5).train()
+    images = torch.ones(2, 3, 8, 12)
+    assert min(map(measure_cosine, model.ait.memories)) < 0.9
+    with torch.no_grad():
+        for _ in range(100):
+            model(images)
+    assert min(map(measure_cosine, model.ait.memories)) > 0.999
+    model.reset_memories()
+    assert min(map(measure_cosine, model.ait.memories)) < 0.9
+
+
+@pytest.mark.parametrize("name", ["ait.memory.layer_1", "ait.layers.0.mlp.fc1.weight"])
+def test_checkpoint_that_is_not_finite_warns_when_it_opens(make_model, tmp_path, monkeypatch, name):
+    model = make_model()
+    messages = []
+    monkeypatch.setattr(saving_ait.logger, "warning", messages.append)
+    model.save_pretrained(tmp_path)
+    type(model).from_pretrained(tmp_path)
+    assert not messages
+    model.state_dict()[name][0, 0] = float("nan")
+    model.save_pretrained(tmp_path)
+    type(model).from_pretrained(tmp_path)
+    assert name in messages[0] and "reset_memories()" in messages[0]

@@ -9,7 +9,7 @@ from transformers.utils import is_torchvision_available
 
 import modeling_ait
 from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel
-from modeling_ait.modeling_ait import eager_attention_forward
+from modeling_ait.attention_ait import eager_attention_forward
 from modeling_ait.workspace_ait import make_initial_memory
 
 

@@ -21,7 +21,7 @@ ROOMS = {
     "conversion": set(),
     "modeling_ait": set(),
 }
-ANYWHERE = {"modeling_ait", "examples.errors", "examples.parsing"}
+ANYWHERE = {"modeling_ait", "examples.errors", "examples.parsing", "examples.sharing"}
 IMPORT_NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
 
 

@@ -91,14 +91,19 @@ class BaselineModel(PreTrainedModel):
 
         Args:
             pixel_values: Images, (batch_size, num_channels, height, width).
-            question: Questions, (batch_size, question_size), if and only if the configuration has a `question_size`.
-            labels: Classes, (batch_size,).
+            question: Questions, (batch_size[, num_questions], question_size), if and only if the configuration has a
+                `question_size`. Several for an image are samples with a copy of it each.
+            labels: Classes, (batch_size[, num_questions]).
 
         Raises:
             ValueError: if images or question do not fit the configuration, or the logits of a subclass do not.
         """
         if (question is None) != (self.config.question_size is None):
             raise ValueError("`question` must be given if and only if the configuration has a `question_size`.")
+        shape = [len(pixel_values)]
+        if question is not None and question.dim() == 3:
+            shape = list(question.shape[:2])
+            pixel_values, question = pixel_values.repeat_interleave(shape[1], dim=0), question.flatten(0, 1)
         logits = self.compute_logits(pixel_values, question)
         expected = (len(pixel_values), int(self.config.num_labels or 0))
         if tuple(logits.shape) != expected:
@@ -106,8 +111,8 @@ class BaselineModel(PreTrainedModel):
                 f"`{type(self).__name__}.compute_logits` must return logits of the shape (batch_size, num_labels), "
                 f"here {expected}, but returned {tuple(logits.shape)}."
             )
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels.flatten())
+        return ImageClassifierOutput(loss=loss, logits=logits.unflatten(0, shape))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.comparison.statistics import Runs, score
+from examples.sharing import show
 
 
 # Names as people write them; an ablation keeps its label.
@@ -23,6 +24,11 @@ NAMES = {
 def name_model(label: str) -> str:
     """The name of a model, or of an ablation of the AiT."""
     return NAMES.get(label, label.replace("ait, ", "AiT, "))
+
+
+def escape_plot(text: str) -> str:
+    """Let matplotlib show a text as it is: a dollar sign starts a formula, and a control character breaks an SVG."""
+    return "\n".join(show(line) for line in text.split("\n")).replace("$", r"\$")
 
 
 def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path) -> None:
@@ -47,12 +53,12 @@ def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path
                 axis.plot(accuracies, [row] * len(accuracies), "o", color="tab:blue", alpha=0.5)
                 axis.plot(statistics.mean(accuracies), row, "|", color="black", markersize=14, markeredgewidth=2)
         seeds = sorted({len(runs) for runs in groups.values()})
-        axis.set_title(f"{title}\n({' or '.join(map(str, seeds))} seeds)", fontsize=9)
+        axis.set_title(f"{escape_plot(title)}\n({' or '.join(map(str, seeds))} seeds)", fontsize=9)
         axis.set_xlabel("test accuracy, %")
         # One scale for all, so that the panels can be compared.
         axis.set_xlim(low - 3, max(values) + 3)
         axis.grid(axis="x", alpha=0.3)
-    axes[0][0].set_yticks(range(len(labels)), [name_model(label) for label in labels], fontsize=9)
+    axes[0][0].set_yticks(range(len(labels)), [escape_plot(name_model(label)) for label in labels], fontsize=9)
     axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower right", fontsize=8, frameon=False)
     for ending in ("png", "svg"):

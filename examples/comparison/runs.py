@@ -1,8 +1,6 @@
 """Running what is planned: several processes at a time, with progress, none of which outlives the comparison."""
 
-import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +13,10 @@ from typing import Any
 
 from examples.comparison.plan import Run
 from examples.errors import InputError
-from examples.training.results import RESULTS_FILE
+from examples.sharing import join_command, redact
+from examples.training.checkpoints import read_json
+from examples.training.results import write_text
+from examples.training.run_folder import read_results
 
 
 POLL_SECONDS = 0.1
@@ -28,8 +29,8 @@ def copy_of_recipe(run: Run) -> Path:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the folder of the run holds results."""
-    return (run.folder / RESULTS_FILE).exists()
+    """Whether the folder of the run holds whole results; a run without goes on."""
+    return bool(read_results(run.folder))
 
 
 def read_run(run: Run) -> dict[str, Any]:
@@ -39,15 +40,17 @@ def read_run(run: Run) -> dict[str, Any]:
     Raises:
         InputError: if its folder holds a run of another command, or of the recipe as it was before a change.
     """
-    results = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    command = shlex.join(run.command)
-    if results["command"] != command:
+    results = read_results(run.folder)
+    command = join_command(run.command)
+    if results.get("command") != command:
         raise InputError(
-            f"{run.folder} holds the results of another command:\n  {results['command']}\nnot of\n  {command}\n"
+            f"{run.folder} holds the results of another command:\n  {results.get('command')}\nnot of\n  {command}\n"
             "Remove it or name another `--output_dir`."
         )
     copy = copy_of_recipe(run)
-    if not copy.exists() or copy.read_text(encoding="utf-8") != Path(run.key.recipe).read_text(encoding="utf-8"):
+    if not copy.exists() or copy.read_text(encoding="utf-8") != redact(
+        Path(run.key.recipe).read_text(encoding="utf-8")
+    ):
         raise InputError(
             f"{run.folder} holds the results of {run.key.recipe!r} as it was before a change. Remove it or name "
             "another `--output_dir`."
@@ -55,13 +58,36 @@ def read_run(run: Run) -> dict[str, Any]:
     return results
 
 
+def read_comparison(results_file: Path, planned: list[Run], overwrite: bool) -> dict[str, Any]:
+    """
+    Read the results file of an earlier call; empty if there is none.
+
+    Raises:
+        InputError: if it holds what this comparison would not write again, and may not be overwritten.
+    """
+    if overwrite or not results_file.exists():
+        return {}
+    earlier = read_json(results_file)
+    lost = list_commands(earlier) - {join_command(run.command) for run in planned}
+    if earlier.get("kind") != "comparison" or lost:
+        reason = f"the run of another command, {min(lost)!r}" if lost else "something else than a comparison"
+        raise InputError(
+            f"{results_file} holds {reason}, which would be lost. Name another `--results`, or say `--overwrite True`."
+        )
+    return earlier
+
+
+def list_commands(results: dict[str, Any]) -> set[str]:
+    """The commands of all runs of a comparison."""
+    return {run["command"] for run in results.get("runs", [])}
+
+
 def start_run(run: Run, num_threads: int) -> subprocess.Popen:
     """Start a run in a process group of its own, with its output in its log."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    recipe = Path(run.key.recipe).read_text(encoding="utf-8")
-    copy_of_recipe(run).write_text(recipe, encoding="utf-8")
+    write_text(copy_of_recipe(run), redact(Path(run.key.recipe).read_text(encoding="utf-8")))
     with run.log.open("w", encoding="utf-8") as log:
-        log.write(f"{shlex.join(run.command)}\n")
+        log.write(f"{join_command(run.command)}\n")
         log.flush()
         return subprocess.Popen(
             [sys.executable, *run.command[1:]],
@@ -75,9 +101,6 @@ def start_run(run: Run, num_threads: int) -> subprocess.Popen:
 def stop_runs(processes: Iterable[subprocess.Popen]) -> None:
     """End the processes and whatever they started; what does not end when it is asked to is killed."""
     processes = list(processes)
-    # A second signal must not end this before the processes have ended.
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if processes else ():
-        signal.signal(number, signal.SIG_IGN)
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -90,19 +113,22 @@ def stop_runs(processes: Iterable[subprocess.Popen]) -> None:
         process.wait()
 
 
+def end_on_signal(number: int, frame: Any = None) -> None:
+    """Turn a signal that ends a process into an exit that still cleans up."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
 @contextmanager
-def exit_on_signals() -> Iterator[None]:
-    """Turn the signals that end a process into an exit that still cleans up."""
-
-    def exit_cleanly(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    before = {number: signal.signal(number, exit_cleanly) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+def handle_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Give the signals that end a process to a handler."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def describe_progress(num_finished: int, num_runs: int, seconds: float) -> str:
@@ -124,7 +150,9 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
     num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
     waiting, running = list(runs), dict[Run, subprocess.Popen]()
     start, num_finished = time.monotonic(), 0
-    with exit_on_signals():
+    # Noted at once and obeyed below, so that none comes between a start and its record, or breaks into the end.
+    received: list[int] = []
+    with handle_signals(lambda number, frame: received.append(number)):
         try:
             while waiting or running:
                 while waiting and len(running) < num_parallel:
@@ -132,6 +160,8 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
                     running[run] = start_run(run, num_threads)
                     print(f"run {len(runs) - len(waiting)} of {len(runs)}: {run.title}; log: {run.log}", flush=True)
                 time.sleep(POLL_SECONDS)
+                if received:
+                    end_on_signal(received[0])
                 for run in [run for run, process in running.items() if process.poll() is not None]:
                     process = running.pop(run)
                     status = process.returncode
@@ -139,8 +169,8 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
                         stop_runs([process])
                         end = run.log.read_text(encoding="utf-8", errors="replace")[-1500:]
                         raise InputError(
-                            f"The run failed with status {status}: {shlex.join(run.command)}\nIts log {run.log} ends "
-                            f"with:\n{end}"
+                            f"The run failed with status {status}: {join_command(run.command)}\nIts log {run.log} "
+                            f"ends with:\n{end}"
                         )
                     results = read_run(run)
                     on_finish(run, results)

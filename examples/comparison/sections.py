@@ -10,6 +10,7 @@ from examples.comparison.costs import describe_cost
 from examples.comparison.plots import NAMES
 from examples.comparison.statistics import Runs, describe, group_runs, judge_difference, score
 from examples.data.catalog import BENCHMARKS, Benchmark, find_benchmark
+from examples.sharing import escape_markdown, quote_code, show
 from examples.training.recipes import read_recipe
 
 
@@ -60,7 +61,7 @@ def describe_recipe(path: str, groups: dict[str, Runs]) -> tuple[str, Benchmark 
     _, benchmark = read_setting(path)
     variant = next(iter(groups.values()))[0]["variant"]
     title = Path(path).stem if benchmark is None else benchmark.title
-    return (title if variant is None else f"{title}, {variant}"), benchmark, variant
+    return escape_markdown(title if variant is None else f"{title}, {variant}"), benchmark, variant
 
 
 def write_benchmark(result: dict[str, Any]) -> list[str]:
@@ -100,9 +101,9 @@ def write_origin(result: dict[str, Any]) -> list[str]:
     if machines:
         setting["hardware"] = "Each run: " + "; ".join(machines) + f". Costs: {result['hardware']}"
     versions = ", ".join(f"{package} {number}" for package, number in setting["versions"].items())
-    lines = ["```bash", setting["command"], "```", "", f"{setting['hardware']}; {versions}."]
+    lines = ["```bash", show(setting["command"]), "```", "", show(f"{setting['hardware']}; {versions}.")]
     if setting.get("note"):
-        lines[-1] += f" {setting['note']}"
+        lines[-1] += " " + show(setting["note"]).replace("<", "\\<")
     return [*lines, ""]
 
 
@@ -180,7 +181,7 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
     recipe, _ = read_setting(path)
     costs = result["costs"].get(path, {})
     first = next(iter(groups.values()))[0]
-    lines = [f"### {title}: `{path}`", ""]
+    lines = [f"### {title}: {quote_code(path)}", ""]
     lines += [
         f"{recipe['num_train_epochs']} epoch(s) over "
         f"{first.get('num_train_questions', first['num_train_samples']):,} "
@@ -193,7 +194,7 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
     ]
     for label, runs in groups.items():
         values = [score(run) for run in runs]
-        cells = [label, describe(values), f"{min(values):.2f} to {max(values):.2f}"]
+        cells = [escape_markdown(label), describe(values), f"{min(values):.2f} to {max(values):.2f}"]
         cells += [", ".join(str(run["seed"]) for run in runs), f"{runs[0]['num_parameters']:,}"]
         cells += describe_cost(costs.get(label), missing="not measured")
         lines.append(f"| {' | '.join(cells)} |")

@@ -49,6 +49,20 @@ class DataArguments:
         default=None,
         metadata={"help": "Types of questions to train on: non-relational, binary, ternary. Default: all."},
     )
+    group_questions: bool = field(
+        default=False,
+        metadata={
+            "help": "Make a sample of each image with all its questions, rather than of each question. Batch sizes "
+            "then count images."
+        },
+    )
+    augment_questions: bool = field(
+        default=False,
+        metadata={
+            "help": "Flip, transpose and recolor the training images of 'sort_of_clevr' at random; questions and "
+            "answers change with them. Needs `--group_questions`."
+        },
+    )
     image_column: str | None = field(default=None, metadata={"help": "Image column. Default: 'image' or 'img'."})
     label_column: str | None = field(default=None, metadata={"help": "Label column. Default: 'label' or 'labels'."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})

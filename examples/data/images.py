@@ -61,6 +61,10 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         pixels = self.read(index) if self.cached is None else self.cached[index]
         if self.crop_padding or self.horizontal_flip:
             pixels = self.augment(pixels, np.random.default_rng([self.seed, int(self.epoch), index]))
+        return self.normalize(pixels)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turn bytes (num_channels, height, width) into what the model takes."""
         return (self.levels[pixels.int()] - self.mean) / self.std
 
     def augment(self, pixels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:

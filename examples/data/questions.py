@@ -3,12 +3,24 @@
 import datasets
 import numpy as np
 import torch
+from transformers import ViTImageProcessorPil
 
 from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_splits
-from examples.data.sort_of_clevr import ANSWERS, NUM_OBJECTS, QUESTION_SIZE, QUESTION_TYPES, SUBTYPES
+from examples.data.sort_of_clevr import (
+    ANSWERS,
+    CANVAS_SIZE,
+    NUM_OBJECTS,
+    QUESTION_SIZE,
+    QUESTION_TYPES,
+    SUBTYPES,
+    SortOfClevr,
+    answer_encoded,
+    augment_scene,
+    paint,
+)
 from examples.errors import InputError
 
 
@@ -43,6 +55,88 @@ class QuestionsDataset(torch.utils.data.Dataset):
             "question": torch.from_numpy(self.bits[index]).float(),
             "labels": torch.tensor(self.answers[index]),
         }
+
+
+class GroupedQuestionsDataset(QuestionsDataset):
+    """
+    One sample for each image: `pixel_values` (3, height, width), `question` (Q, 18) and `labels` (Q,).
+
+    With `augmented_variant`, a variant of Sort-of-CLEVR, every access paints the scene anew, flipped, transposed and
+    recolored at random, and answers the questions about what it shows. The stream is one of (seed, epoch, index).
+
+    Raises:
+        InputError: if the images have different numbers of questions, or cannot be painted.
+    """
+
+    def __init__(
+        self,
+        data: datasets.Dataset,
+        pixels: ImagePixelsDataset,
+        types: list[str],
+        augmented_variant: str | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(data, pixels, types)
+        counts = np.bincount(self.image_indices, minlength=len(data))
+        if counts.min() != counts.max() or counts[0] == 0:
+            raise InputError(
+                f"`--group_questions` needs as many questions for each image, but there are {counts.min()} to "
+                f"{counts.max()}: leave it out."
+            )
+        self.bits_by_image = self.bits.reshape(len(data), -1, QUESTION_SIZE)
+        self.answers_by_image = self.answers.reshape(len(data), -1)
+        self.augmented_variant, self.seed = augmented_variant, seed
+        if augmented_variant is not None:
+            self.centres, self.shapes = (np.asarray(data[name][:]) for name in ("centres", "shapes"))
+
+    def __len__(self) -> int:
+        return len(self.answers_by_image)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        question, answers = self.bits_by_image[index], self.answers_by_image[index]
+        if self.augmented_variant is None:
+            pixel_values = self.pixels[index]
+        else:
+            random = np.random.default_rng([self.seed, int(self.pixels.epoch), index])
+            centres, shapes, question = augment_scene(self.centres[index], self.shapes[index], question, random)
+            answers = answer_encoded(centres, shapes, question, self.augmented_variant)
+            pixel_values = self.pixels.normalize(torch.from_numpy(paint(centres, shapes)).permute(2, 0, 1))
+        return {
+            "pixel_values": pixel_values,
+            "question": torch.from_numpy(question).float(),
+            "labels": torch.from_numpy(answers),
+        }
+
+
+def make_question_datasets(
+    data: ImageData, arguments: DataArguments, processor: ViTImageProcessorPil, types: list[str], seed: int
+) -> tuple[QuestionsDataset, QuestionsDataset]:
+    """
+    Wrap the training split, with augmentation, and the evaluation split, without.
+
+    Raises:
+        InputError: for an augmentation of questions that cannot work.
+    """
+    # Always in memory: each image is asked about many times.
+    train_pixels, eval_pixels = (
+        ImagePixelsDataset(part, data.image_column, processor, cache=True) for part in (data.train, data.evaluation)
+    )
+    variant = (arguments.dataset_config_name or SortOfClevr.variants[0]) if arguments.augment_questions else None
+    if variant is not None:
+        if not arguments.group_questions or arguments.dataset_name != "sort_of_clevr":
+            raise InputError("`--augment_questions` needs `--group_questions` and `--dataset_name sort_of_clevr`.")
+        size = tuple(processor.size[name] for name in ("height", "width"))
+        if size != (CANVAS_SIZE, CANVAS_SIZE):
+            raise InputError(
+                f"`--augment_questions` paints images of {CANVAS_SIZE} x {CANVAS_SIZE} pixels, but the model takes "
+                f"{size[0]} x {size[1]}: set `image_size` to {CANVAS_SIZE}."
+            )
+    if not arguments.group_questions:
+        return QuestionsDataset(data.train, train_pixels, types), QuestionsDataset(data.evaluation, eval_pixels, types)
+    return (
+        GroupedQuestionsDataset(data.train, train_pixels, types, variant, seed),
+        GroupedQuestionsDataset(data.evaluation, eval_pixels, types),
+    )
 
 
 def name_types(bits: np.ndarray) -> np.ndarray:

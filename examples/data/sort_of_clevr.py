@@ -110,6 +110,56 @@ def answer_ternary(centres: np.ndarray, a: int, b: int, subtype: int) -> int:
     return FIRST_COUNT + int((is_obtuse & (cross != 0)).sum())
 
 
+def answer_question(
+    centres: np.ndarray, shapes: np.ndarray, type_name: str, subtype: int, a: int, b: int, variant: str
+) -> int:
+    """Answer a question of any type; only ternary ones look at B."""
+    if type_name == "ternary":
+        return answer_ternary(centres, a, b, subtype)
+    if type_name == "binary":
+        return answer_binary(centres, shapes, a, subtype, variant)
+    if subtype == 0:
+        return FIRST_SHAPE + int(shapes[a])
+    return YES if centres[a][subtype - 1] < CANVAS_SIZE / 2 else NO
+
+
+def answer_encoded(centres: np.ndarray, shapes: np.ndarray, questions: np.ndarray, variant: str) -> np.ndarray:
+    """Answer questions about a scene, (num_questions, 18) bits -> (num_questions,)."""
+    parts = np.split(questions, np.cumsum([NUM_OBJECTS, NUM_OBJECTS, 3]), axis=1)
+    rows = zip(*(part.argmax(axis=1).tolist() for part in parts))
+    return np.array(
+        [
+            answer_question(centres, shapes, QUESTION_TYPES[kind], subtype, a, b, variant)
+            for a, b, kind, subtype in rows
+        ]
+    )
+
+
+def augment_scene(
+    centres: np.ndarray, shapes: np.ndarray, questions: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Flip and transpose a scene at random, and give its first five objects each other's colors.
+
+    The sixth color keeps its place, since no ternary question asks about it. The answers are those to the questions
+    that are returned, about the scene that is returned: nothing has to be left out.
+
+    Args:
+        centres: (6, 2) pixels.
+        shapes: (6,).
+        questions: (num_questions, 18) bits.
+        random: Where to draw from.
+    """
+    flips, transposes = random.random(2) < 0.5, random.random() < 0.5
+    centres = np.where(flips, CANVAS_SIZE - 1 - centres, centres)
+    if transposes:
+        centres = centres[:, ::-1]
+    # Place i of the new scene is taken by the object that was at sources[i].
+    sources = np.append(random.permutation(NUM_OBJECTS - 1), NUM_OBJECTS - 1)
+    columns = [*sources, *(NUM_OBJECTS + sources), *range(2 * NUM_OBJECTS, QUESTION_SIZE)]
+    return centres[sources], shapes[sources], questions[:, columns]
+
+
 def encode_question(type_index: int, subtype: int, a: int, b: int | None = None) -> np.ndarray:
     """Encode a question as its 18 bits."""
     question = np.zeros(QUESTION_SIZE, dtype=np.uint8)
@@ -139,17 +189,12 @@ def make_example(variant: str, random: np.random.Generator) -> dict[str, Any]:
             subtype = int(random.integers(0, 3))
             if type_name == "ternary":
                 a, b = random.choice(NUM_OBJECTS - 1, size=2, replace=False).tolist()
-                answer = answer_ternary(centres, a, b, subtype)
+                question = encode_question(type_index, subtype, a, b)
             else:
-                a, b = int(random.integers(0, NUM_OBJECTS)), None
-                if type_name == "binary":
-                    answer = answer_binary(centres, shapes, a, subtype, variant)
-                elif subtype == 0:
-                    answer = FIRST_SHAPE + int(shapes[a])
-                else:
-                    answer = YES if centres[a][subtype - 1] < CANVAS_SIZE / 2 else NO
-            questions.append(encode_question(type_index, subtype, a, b))
-            answers.append(answer)
+                a, b = int(random.integers(0, NUM_OBJECTS)), 0
+                question = encode_question(type_index, subtype, a)
+            questions.append(question)
+            answers.append(answer_question(centres, shapes, type_name, subtype, a, b, variant))
     return {
         "image": encode_png(paint(centres, shapes)),
         "questions": questions,

@@ -11,6 +11,7 @@ from examples.baselines.catalog import ARCHITECTURES
 from examples.data.arguments import DataArguments
 from examples.errors import InputError, refuse_unknown_keys, suggest
 from examples.parsing import ArgumentParser
+from examples.sharing import set_hub_token
 from examples.training.recipes import check_recipe, read_recipe, split_recipe
 
 
@@ -202,6 +203,10 @@ def parse_arguments(
         check_recipe(recipe, types, f"The recipe {path!r}")
         parser.set_defaults(**recipe)
     data, model, run, training = parser.parse(flags, other_flags)
+    if training.hub_token is not None:
+        # The arguments are saved with every checkpoint.
+        set_hub_token(training.hub_token)
+        training.hub_token = None
     check_numbers(training)
     if not any(flag.split("=")[0] in ("--output_dir", "--output-dir") for flag in flags):
         # A folder for each model that a recipe can make, so that none stands in the way of another.

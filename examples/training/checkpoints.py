@@ -98,21 +98,30 @@ def is_complete_checkpoint(folder: Path) -> bool:
 
 
 def find_best(folder: Path) -> Path | None:
-    """The checkpoint that was the best so far when this one was written; by its step, as folders may be moved."""
-    step = read_json(folder / TRAINER_STATE_NAME).get("best_global_step")
-    return folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{step}") if step else None
+    """The checkpoint that was the best so far when this one was written; by its name, as folders may be moved."""
+    best = read_json(folder / TRAINER_STATE_NAME).get("best_model_checkpoint")
+    return folder.with_name(Path(best).name) if best else None
+
+
+def find_obstacle(folder: Path, training: TrainingArguments) -> str | None:
+    """Say why a run cannot go on from a checkpoint, or return `None` if it can."""
+    if training.save_only_model:
+        # Without the optimizer's state, the rest of the training would give another result.
+        return "it holds the model alone"
+    damage = find_damage(folder)
+    best = find_best(folder) if training.load_best_model_at_end else None
+    if damage is None and best is not None and (damage := find_damage(best)) is not None:
+        return f"of the best so far, {best}, {damage}"
+    return damage
 
 
 def find_checkpoint(training: TrainingArguments) -> Path | None:
-    """Return the newest complete checkpoint of the output folder, naming those that are passed over."""
+    """Return the newest checkpoint of the output folder to go on from, naming those that are passed over."""
     for folder in list_checkpoints(Path(str(training.output_dir))):
-        damage = find_damage(folder)
-        if damage is None and training.load_best_model_at_end and (best := find_best(folder)) not in (None, folder):
-            # Going on from here, the best model could not be had any more.
-            damage = (reason := find_damage(best)) and f"of the best so far, {best}, {reason}"  # type: ignore[arg-type]
-        if damage is None:
+        obstacle = find_obstacle(folder, training)
+        if obstacle is None:
             return folder
-        logger.warning(f"{folder} is passed over: {damage}.")
+        logger.warning(f"{folder} is passed over: {obstacle}.")
     return None
 
 

@@ -146,6 +146,7 @@ def measure_peak_memory(build: Builder, mode: str, setting: CostSetting) -> floa
     except EOFError:
         raise RuntimeError(f"The process that measures the memory of {build} in {mode} died.") from None
     finally:
+        process.terminate()
         process.join()
 
 

@@ -18,10 +18,10 @@ from transformers.trainer_utils import IntervalStrategy
 from examples.errors import InputError
 from examples.training.arguments import INTERVALS
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
+from examples.training.loading import LOADING_ERRORS, flatten_message
 from examples.training.metrics import Accuracy
-from examples.training.model import LOADING_ERRORS, flatten_message
 from examples.training.progress import Progress, RunningMean
-from examples.training.results import write_json
+from examples.training.results import refuse_divergence, write_json
 
 
 PROGRESS_FILE = "progress.json"
@@ -53,6 +53,7 @@ def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[s
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
     """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
+    refuse_divergence("loss_sum", progress["loss_sum"])
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
         claim_checkpoint(staging, "accelerate")
@@ -184,6 +185,17 @@ def load_progress(accelerator: Accelerator, scheduler, checkpoint: Path) -> dict
     return progress
 
 
+def count_steps(training: TrainingArguments, num_batches: int) -> tuple[int, int]:
+    """Steps of an epoch and of the training; intervals that are a share of all steps become numbers of steps."""
+    steps_per_epoch = math.ceil(num_batches / training.gradient_accumulation_steps)
+    num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
+    for name in INTERVALS:
+        # As the Trainer does.
+        if 0 < (getattr(training, name) or 0) < 1:
+            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
+    return steps_per_epoch, num_steps
+
+
 def run_loop(
     accelerator: Accelerator,
     model,
@@ -194,14 +206,8 @@ def run_loop(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
-    train_dataset = loaders[0].dataset
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
-    steps_per_epoch = math.ceil(len(train_loader) / training.gradient_accumulation_steps)
-    num_steps = training.max_steps if training.max_steps > 0 else int(training.num_train_epochs * steps_per_epoch)
-    for name in INTERVALS:
-        # As the Trainer does: a fraction is a share of all steps.
-        if 0 < (getattr(training, name) or 0) < 1:
-            setattr(training, name, math.ceil(getattr(training, name) * num_steps))
+    steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
     progress: dict[str, Any] = {"step": 0, "epoch": 0, "num_batches": 0, "loss_sum": 0.0, "seconds": 0.0}
@@ -214,7 +220,7 @@ def run_loop(
     use_bar, is_shown = not training.disable_tqdm, accelerator.is_main_process
     shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), use_bar, is_shown, verbose)
     while step < num_steps:
-        train_dataset.set_epoch(epoch)
+        loaders[0].dataset.set_epoch(epoch)
         if reset_memory and num_batches == 0:
             accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader

@@ -58,9 +58,10 @@ def make_metrics(data: QuestionsDataset) -> Callable[[EvalPrediction], dict[str,
     """Return the function that the Trainer calls with the predictions for all questions, in their order."""
 
     def compute(prediction: EvalPrediction) -> dict[str, Any]:
-        predictions = np.argmax(prediction.predictions, axis=-1)
-        assert np.array_equal(prediction.label_ids, data.answers), "the questions came in another order"
-        accuracy = Accuracy().compute(predictions=predictions, references=prediction.label_ids)
+        predictions = np.argmax(prediction.predictions, axis=-1).reshape(-1)
+        labels = np.reshape(prediction.label_ids, -1)
+        assert np.array_equal(labels, data.answers), "the questions came in another order"
+        accuracy = Accuracy().compute(predictions=predictions, references=labels)
         return {**accuracy, "accuracy_by_group": score_groups(predictions, data)}
 
     return compute

@@ -7,6 +7,8 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainingArguments
 
 from examples.data.loading import ImageData
+from examples.errors import InputError
+from examples.sharing import escape_markdown, list_files_to_push, quote_python, redact, show
 
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -21,24 +23,25 @@ def write_model_card(
 ) -> None:
     """Fill the template with what this run is, as the `README.md` of a folder."""
     name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
+    dataset = show(Path(data.name).name)
     card_data = ModelCardData(
         library_name="transformers",
         license="apache-2.0",
         pipeline_tag="image-classification",
         tags=["ait", "associative-transformer", "image-classification", "vision", "custom_code"],
-        model_name=name,
+        model_name=show(name),
         # A folder of the user's own is no data set of the Hub.
-        datasets=[data.name] if data.name.count("/") == 1 and not Path(data.name).exists() else None,
+        datasets=[show(data.name)] if data.name.count("/") == 1 and not Path(data.name).exists() else None,
         eval_results=None,
     )
     metadata = card_data.to_dict()
     metadata["model-index"] = [
         {
-            "name": name,
+            "name": show(name),
             "results": [
                 {
                     "task": {"type": "image-classification", "name": "Image Classification"},
-                    "dataset": {"type": Path(data.name).name, "name": Path(data.name).name},
+                    "dataset": {"type": dataset, "name": dataset},
                     "metrics": [{"type": "accuracy", "name": "Accuracy", "value": results["accuracy"]}],
                 }
             ],
@@ -47,26 +50,41 @@ def write_model_card(
     card = ModelCard.from_template(
         ModelCardData(**metadata),
         template_path=str(CARD_TEMPLATE),
-        name=name,
-        dataset=Path(data.name).name,
-        label_names=", ".join(data.label_names),
+        title=escape_markdown(name),
+        model_id=quote_python(name),
+        dataset=escape_markdown(dataset),
+        label_names=", ".join(map(escape_markdown, data.label_names)),
         config=model.config,
         results=results,
         arguments=results["arguments"],
     )
+    card.content = redact(card.content)
     card.save(folder / "README.md")
 
 
 def push_folder(training: TrainingArguments) -> None:
-    """Push the finished output folder, with code and card and without checkpoints, to `hub_model_id` on the Hub."""
-    api = HfApi(token=training.hub_token)
-    repo_id = training.hub_model_id or Path(str(training.output_dir)).resolve().name
-    repo_id = api.create_repo(repo_id, private=training.hub_private_repo, exist_ok=True).repo_id
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=str(training.output_dir),
-        commit_message="End of training",
-        ignore_patterns=["checkpoint-*", ".save-*", "runs/*"],
-        revision=training.hub_revision,
-    )
+    """
+    Push the finished output folder to `hub_model_id` on the Hub: weights, code, card and results, nothing else.
+
+    Raises:
+        InputError: if the Hub does not take it. The folder stays as it is.
+    """
+    folder = Path(str(training.output_dir))
+    repo_id = training.hub_model_id or folder.resolve().name
+    try:
+        api = HfApi()
+        repo_id = api.create_repo(repo_id, private=training.hub_private_repo, exist_ok=True).repo_id
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=str(folder),
+            commit_message="End of training",
+            allow_patterns=list_files_to_push(folder),
+            revision=training.hub_revision,
+        )
+    except Exception as error:
+        # Which exception tells a wrong token, a taken name or a missing network changes between versions.
+        raise InputError(
+            f"The run is finished in {str(folder)!r}, but could not be pushed to {repo_id!r} "
+            f"({type(error).__name__}: {' '.join(str(error).split())})."
+        ) from error
     print(f"Pushed to {repo_id}.")

@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from examples.errors import InputError, refuse_unknown_keys, suggest
+from examples.sharing import set_hub_token
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -16,7 +17,7 @@ ENDINGS = (".yaml", ".yml")
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Read a YAML recipe into a dictionary."""
+    """Read a YAML recipe into a dictionary; a token of the Hub goes into the environment instead."""
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -34,6 +35,8 @@ def read_recipe(path: str) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         kind = "empty" if recipe is None else "a list" if isinstance(recipe, list) else "a single value"
         raise InputError(f"The recipe {path!r} must be a mapping of arguments, such as `seed: 0`, but is {kind}.")
+    if (token := recipe.pop("hub_token", None)) is not None:
+        set_hub_token(token)
     return recipe
 
 
@@ -42,7 +45,9 @@ def fits(value: Any, hint: Any) -> bool:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in options:
         if get_origin(option) is list and isinstance(value, list):
-            if all(fits(item, get_args(option)[0]) for item in value):
+            # The command line's conversion does not reach into a list.
+            kind = get_args(option)[0]
+            if all(fits(item, kind) and (kind is str or not isinstance(item, str)) for item in value):
                 return True
         elif option is bool or isinstance(value, bool):
             if option is bool and isinstance(value, (bool, str)):

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
+from examples.sharing import join_command, redact
 from examples.training.publishing import write_model_card
 from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
@@ -28,28 +28,22 @@ RESULTS_FILE = "results.json"
 # Results of the finished model that a restarted run has not replaced yet.
 PREVIOUS_RESULTS_FILE = "previous_results.json"
 EXAMPLE_IMAGE = "example.png"
-# Stands for a secret.
-HIDDEN = "HIDDEN"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step and without secrets: a write that fails leaves an existing file as it was."""
+    with stage_files(path.parent) as staging:
+        Path(staging, path.name).write_text(redact(text), encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step: a write that fails leaves an existing file as it was."""
-    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    with stage_files(path.parent) as staging:
-        Path(staging, path.name).write_text(text, encoding="utf-8")
+    """Write JSON in one step and without secrets: a write that fails leaves an existing file as it was."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def describe_command(module: str) -> str:
-    """The command line of this run, for its results; the values of flags that name a token are left out."""
-    arguments: list[str] = []
-    for argument in sys.argv[1:]:
-        flag, equals, _ = argument.partition("=")
-        if arguments and arguments[-1].startswith("--") and "token" in arguments[-1] and "=" not in arguments[-1]:
-            argument = HIDDEN
-        elif flag.startswith("--") and "token" in flag and equals:
-            argument = f"{flag}={HIDDEN}"
-        arguments.append(argument)
-    return shlex.join(["python", "-m", module, *arguments])
+    """The command line of this run, for its results; secrets are left out."""
+    return join_command(["python", "-m", module, *sys.argv[1:]])
 
 
 def read_versions() -> dict[str, str]:
@@ -79,6 +73,12 @@ def describe_setting(kind: str, command: str, seeds: list[int], use_cpu: bool = 
         "versions": read_versions(),
         "seeds": list(seeds),
     }
+
+
+def refuse_divergence(name: str, loss: float) -> None:
+    """Raise an `InputError` if a loss is no finite number."""
+    if not math.isfinite(loss):
+        raise InputError(f"Training diverged: `{name}` is {loss}. Lower `--learning_rate` and restart.")
 
 
 def report_run(
@@ -112,8 +112,7 @@ def report_run(
     """
     output_dir = Path(str(training.output_dir))
     for name in ("train_loss", "eval_loss"):
-        if not math.isfinite(metrics[name]):
-            raise InputError(f"Training diverged: `{name}` is {metrics[name]}. Lower `--learning_rate` and restart.")
+        refuse_divergence(name, metrics[name])
     results: dict[str, Any] = {
         **metrics,
         "seed": training.seed,
@@ -137,6 +136,9 @@ def report_run(
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:
         return
+    if not is_classifier:
+        # Of a model that stood here before.
+        (output_dir / "README.md").unlink(missing_ok=True)
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
     print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
     if not is_classifier:

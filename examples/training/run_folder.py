@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from examples.errors import InputError
 from examples.training.checkpoints import (
     CLAIM_FILE,
     clear_place,
+    find_best,
     find_checkpoint,
-    find_damage,
+    find_obstacle,
     is_of_these_scripts,
     list_checkpoints,
     read_json,
@@ -73,11 +74,14 @@ def lock_output_folder(training: TrainingArguments) -> Iterator[None]:
     """
     Make the output folder and hold it for this run alone; of several processes the first does so for all.
 
+    A folder that was made for a run that ends with nothing in it is removed again.
+
     Raises:
         InputError: if the folder cannot be made, or another run works in it.
     """
     output_dir = Path(str(training.output_dir))
     lock = FileLock(output_dir / LOCK_FILE)
+    is_new = not output_dir.exists()
 
     def acquire() -> None:
         if output_dir.exists() and not output_dir.is_dir():
@@ -100,6 +104,11 @@ def lock_output_folder(training: TrainingArguments) -> Iterator[None]:
     try:
         yield
     finally:
+        if is_new and lock.is_locked and [path.name for path in output_dir.iterdir()] == [LOCK_FILE]:
+            # Another run may come in between: then the folder is not empty and stays.
+            with suppress(OSError):
+                (output_dir / LOCK_FILE).unlink()
+                output_dir.rmdir()
         lock.release()
 
 
@@ -217,7 +226,7 @@ def prepare_output_folder(
     def prepare() -> Path | None:
         sweep_leftovers(output_dir)
         if given is not None:
-            damage = find_damage(given) if given.is_dir() else "there is no such folder"
+            damage = find_obstacle(given, training) if given.is_dir() else "there is no such folder"
             if damage is None and read_json(given / CLAIM_FILE).get("loop", loop) != loop:
                 damage = "it is of the other training script"
             if damage is not None:
@@ -229,8 +238,9 @@ def prepare_output_folder(
         # In this order: whenever this is cut off, the arguments are those of the checkpoints, and nothing is finished.
         if (output_dir / RESULTS_FILE).exists():
             os.replace(output_dir / RESULTS_FILE, output_dir / PREVIOUS_RESULTS_FILE)
+        kept = {path.resolve() for path in (given, find_best(given)) if path} if given else set()
         for folder in list_checkpoints(output_dir) if restart else ():
-            if given is None or folder.resolve() != given.resolve():
+            if folder.resolve() not in kept:
                 clear_place(folder)
         write_json(output_dir / ARGUMENTS_FILE, describe_run(training, arguments, loop))
         return checkpoint

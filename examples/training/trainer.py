@@ -30,7 +30,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
-from examples.training.model import flatten_message
+from examples.training.loading import flatten_message
 from examples.training.progress import LinePerEpochCallback, RunningMean
 
 
@@ -145,6 +145,15 @@ def is_over(state: TrainerState, training: TrainingArguments) -> bool:
     return (state.epoch or 0.0) >= training.num_train_epochs - 1e-6
 
 
+def collect_history(state: TrainerState) -> list[dict[str, float]]:
+    """The losses and evaluations that were logged."""
+    return [
+        {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
+        for entry in state.log_history
+        if "loss" in entry or "eval_loss" in entry
+    ]
+
+
 def train(
     model: PreTrainedModel,
     processor: ViTImageProcessorPil,
@@ -218,9 +227,5 @@ def train(
         "train_seconds": seconds,
         "num_steps": trainer.state.global_step,
         "resumed_from_step": first_step,
-        "history": [
-            {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
-            for entry in trainer.state.log_history
-            if "loss" in entry or "eval_loss" in entry
-        ],
+        "history": collect_history(trainer.state),
     }

@@ -343,7 +343,7 @@ def test_any_part_of_a_model_in_the_output_folder_is_kept(tmp_path, name):
     (tmp_path / "notes.txt").write_text("x")
     refuse_existing_model(tmp_path, overwrite=False)
     (tmp_path / name).write_text("x")
-    with pytest.raises(ConversionError, match="holds a model already"):
+    with pytest.raises(ConversionError, match=rf"holds {name} already\. Say `--overwrite`"):
         refuse_existing_model(tmp_path, overwrite=False)
     refuse_existing_model(tmp_path, overwrite=True)
     with pytest.raises(ConversionError, match="is a file, not a folder"):
@@ -357,3 +357,19 @@ def test_old_format_is_never_unpickled(tmp_path, weights):
     with pytest.raises(ConversionError, match="execute code"):
         convert_checkpoint(str(path))
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--image_std", "0", "0.2", "0.2"], "`--image_std` takes numbers above 0"),
+        (["--image_std", "inf", "0.2", "0.2"], "`--image_std` takes finite numbers"),
+        (["--image_mean", "nan", "0.2", "0.2"], "`--image_mean` takes finite numbers"),
+        (["--hopfield_beta", "nan"], "`hopfield_beta` must be"),
+        (["--bottleneck_size", "0"], "`bottleneck_size` must be"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused(flags, message, tmp_path):
+    with pytest.raises(ConversionError, match=message):
+        main(["--checkpoint", str(CHECKPOINT), "--output_dir", str(tmp_path / "ait"), *flags])
+    assert not (tmp_path / "ait").exists()

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageClassification,
     BeitConfig,
@@ -217,3 +218,56 @@ def test_command_passes_every_option_of_the_workspace_on(tmp_path):
     # A source without an image processor gets one of its own size.
     processor = ViTImageProcessorPil.from_pretrained(tmp_path / "ait")
     assert dict(processor.size) == {"height": 16, "width": 16}
+
+
+@pytest.fixture
+def vit_folder(tmp_path):
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=8,
+        patch_size=4,
+    )
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+def drop_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def break_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut(name):
+    def change(folder):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_weight, "has not all weights of a ViTForImageClassification: classifier.weight misses"),
+        (break_weight, "The weight classifier.weight holds a NaN"),
+        (cut("model.safetensors"), "cannot be loaded: "),
+        (cut("config.json"), "cannot be loaded: .*config"),
+        (cut("preprocessor_config.json"), "preprocessor_config.json of .* cannot be used"),
+    ],
+)
+def test_broken_source_is_refused_in_one_line(vit_folder, change, message, tmp_path):
+    change(vit_folder)
+    with pytest.raises(ConversionError, match=message) as caught:
+        main(["--model", str(vit_folder), "--output_dir", str(tmp_path / "ait")])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ait" / "config.json").exists()

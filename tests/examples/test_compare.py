@@ -1,6 +1,7 @@
 """The comparison: what it runs, keeps, resumes, measures and writes."""
 
 import json
+import re
 import shlex
 import signal
 import statistics
@@ -15,15 +16,18 @@ import yaml
 from examples.baselines.build import build_architecture
 from examples.compare import main, make_table
 from examples.comparison import costs as costs_module
+from examples.comparison import runs as runs_module
 from examples.comparison.costs import make_builders, measure_costs
 from examples.comparison.plan import ABLATIONS, choose_benchmark, list_settings, list_variants, plan_runs
+from examples.comparison.runs import is_finished
 from examples.errors import InputError
-from examples.training.arguments import read_recipe
 from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
+from examples.training.recipes import read_recipe
 from examples.training.trainer import ResetMemoryCallback
 from modeling_ait import AiTConfig
 from modeling_ait.workspace_ait import make_initial_memory
 from tests.examples.conftest import TINY_MODEL
+from tests.examples.helpers import ForkedCommand
 
 
 def find_benchmarks(recipes):
@@ -64,7 +68,13 @@ def recipe(tmp_path):
     return path
 
 
-def test_comparison_runs_resumes_and_writes_json_and_prints_the_table(recipe, tmp_path, capfd):
+@pytest.fixture
+def forked_runs(monkeypatch):
+    """Runs start at once. That they start as commands of their own is seen where one fails or is stopped."""
+    monkeypatch.setattr(runs_module.subprocess, "Popen", ForkedCommand)
+
+
+def test_comparison_runs_resumes_and_writes_json_and_prints_the_table(recipe, tmp_path, capfd, forked_runs):
     results_file = tmp_path / "results" / "tiny.json"
     command = [
         *(str(recipe), "--architectures", "set_transformer", "--ablations", "detached_write", "--seeds", "0", "1"),
@@ -75,7 +85,7 @@ def test_comparison_runs_resumes_and_writes_json_and_prints_the_table(recipe, tm
     printed = capfd.readouterr().out
     assert printed.count("; log: ") == 4
     assert "run 4 of 4: tiny, ait, detached write, seed 1; log: " in printed
-    assert "4 of 4 done, elapsed 0:00:" in printed and "about 0:00:00 remaining" in printed
+    assert re.search(r"4 of 4 done, elapsed \d+:\d\d:\d\d, about 0:00:00 remaining", printed)
     results = json.loads(results_file.read_text())
     assert [(run["label"], run["seed"]) for run in results["runs"]] == [
         (label, seed) for seed in (0, 1) for label in ("set_transformer", "ait, detached write")
@@ -112,11 +122,57 @@ def test_comparison_runs_resumes_and_writes_json_and_prints_the_table(recipe, tm
         main([*command, "--learning_rate", "0.5"])
 
 
-def test_results_of_a_changed_recipe_are_not_taken_for_its_own(recipe, tmp_path):
+def test_results_of_a_changed_recipe_are_not_taken_for_its_own(recipe, tmp_path, forked_runs):
     main([str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs")])
     recipe.write_text(recipe.read_text() + "learning_rate: 0.5\n")
     with pytest.raises(InputError, match=r"as it was before a change.*--output_dir"):
         main([str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs")])
+
+
+def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, monkeypatch):
+    results_file = tmp_path / "results.json"
+    command = [str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs"), "--results", str(results_file)]
+    for content in ("mine", "[]", '{"kind": "training"}'):
+        results_file.write_text(content)
+        with pytest.raises(InputError, match=r"holds something else than a comparison, .*`--overwrite True`"):
+            main(command)
+        assert results_file.read_text() == content
+    main([*command, "--overwrite", "True"])
+    assert "overwrite" not in json.loads(results_file.read_text())["setting"]
+    other = [part if part != str(tmp_path / "runs") else str(tmp_path / "others") for part in command]
+    with pytest.raises(InputError, match=r"holds the run of another command, 'python -m .*which would be lost"):
+        main(other)
+
+    # A comparison with one more seed replaces it, when it is complete.
+    content = json.loads(results_file.read_text()) | {"costs": {"measured": {}}}
+    results_file.write_text(json.dumps(content))
+
+    calls = []
+
+    def fail_at_the_end(runs):
+        calls.append(runs)
+        if len(calls) > 1:
+            raise RuntimeError("stopped")
+        return []
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr("examples.comparison.statistics.summarize", fail_at_the_end)
+        main([*command, "--seeds", "0", "1"])
+    assert json.loads(results_file.read_text()) == content
+    main([*command, "--seeds", "0", "1"])
+    assert [run["seed"] for run in json.loads(results_file.read_text())["runs"]] == [0, 1]
+
+
+def test_run_with_damaged_results_is_run_again(recipe, tmp_path):
+    recipes = {str(recipe): read_recipe(str(recipe))}
+    settings, variants = list_settings(recipes, []), list_variants(["ait"], [])
+    (run,) = plan_runs(settings, recipes, find_benchmarks(recipes), variants, [0], str(tmp_path), [])
+    assert not is_finished(run)
+    run.folder.mkdir(parents=True)
+    whole = json.dumps({"accuracy": 0.5, "num_eval_samples": 40, "arguments": {}})
+    for content in ("", "[]", "{}", whole[:-10], '{"accuracy": 0.5}', whole):
+        (run.folder / "results.json").write_text(content)
+        assert is_finished(run) == (content == whole)
 
 
 def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
@@ -279,11 +335,15 @@ def fail_to_build():
     raise ValueError("no model")
 
 
-def test_stopped_comparison_ends_its_runs(recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_stopped_comparison_ends_its_runs(number, status, recipe, tmp_path):
     """As Ctrl-C or a batch system stops it; what its runs have started ends as well."""
     recipe.write_text(recipe.read_text().replace("max_steps: 2", "max_steps: 100000"))
     command = [sys.executable, "-m", "examples.compare", str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, start_new_session=True)
     run = f"--output_dir {tmp_path / 'runs' / 'tiny' / 'ait-seed_0'}"
 
     def count_processes():
@@ -292,12 +352,13 @@ def test_stopped_comparison_ends_its_runs(recipe, tmp_path):
 
     try:
         wait_until(lambda: count_processes() > 0)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        assert process.wait(timeout=60) == status
         wait_until(lambda: count_processes() == 0)
     finally:
         process.terminate()
-        process.communicate()
+        _, error = process.communicate()
+    assert "Traceback" not in error and ("the same command goes on" in error) == (number == signal.SIGINT)
 
 
 def wait_until(is_so):

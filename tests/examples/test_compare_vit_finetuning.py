@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from examples.compare_vit_finetuning import TensorImages, make_model
+from examples.compare_vit_finetuning import make_model
+from examples.comparison.finetuning import TensorImages
 from examples.data.arguments import DataArguments
 from examples.data.loading import load_image_data
 from modeling_ait import AiTForImageClassification

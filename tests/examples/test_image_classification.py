@@ -448,7 +448,7 @@ def test_memory_is_reset_every_epoch_on_request(script, make_flags, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"architecture": "vitt"}, "unknown key 'vitt'. Did you mean 'vit'"),
+        ({"architecture": "vitt"}, "no architecture 'vitt'. Did you mean 'vit'"),
         ({"architecture": "vit", "reset_memory": True}, "`reset_memory` needs the architecture 'ait'"),
         ({"architecture": "vit", "baseline_config": '{"vit": {"depth": 3}}'}, "unknown key 'depth'"),
         ({"architecture": "vit", "baseline_config": '{"vit": 3}'}, "must be a mapping"),

@@ -17,8 +17,20 @@ from examples import relational_reasoning
 from examples.baselines.catalog import ARCHITECTURES
 from examples.data.arguments import DataArguments
 from examples.data.images import ImagePixelsDataset
-from examples.data.questions import QuestionsDataset, group_questions, load_questions
-from examples.data.sort_of_clevr import QUESTION_TYPES, SortOfClevr, encode_question
+from examples.data.questions import (
+    GroupedQuestionsDataset,
+    QuestionsDataset,
+    group_questions,
+    load_questions,
+    make_question_datasets,
+)
+from examples.data.sort_of_clevr import (
+    QUESTION_TYPES,
+    SortOfClevr,
+    answer_encoded,
+    augment_scene,
+    encode_question,
+)
 from examples.errors import InputError
 from examples.training.metrics import answer_from_questions_alone, score_groups
 from modeling_ait import AiTForRelationalReasoning
@@ -78,6 +90,101 @@ def test_every_question_is_a_sample_with_its_image_and_answer():
     ternary, _ = make_questions(4, 2, ["ternary"])
     assert len(ternary) == 40
     assert ternary.image_indices.tolist() == np.repeat(range(4), 10).tolist()
+
+
+def make_grouped_questions(types=QUESTION_TYPES, **fields):
+    arguments = DataArguments(
+        "sort_of_clevr", generator_train_size=12, generator_test_size=4, group_questions=True, **fields
+    )
+    processor = ViTImageProcessorPil(size={"height": 75, "width": 75})
+    return make_question_datasets(load_questions(arguments), arguments, processor, list(types), 0)
+
+
+def test_grouped_questions_are_those_of_the_single_samples_in_their_order():
+    for types in (QUESTION_TYPES, ["binary", "ternary"]):
+        (grouped, _), (single, _) = make_grouped_questions(types), make_questions(12, 4, types)
+        assert len(grouped) == 12
+        for name in ("question", "labels"):
+            together = torch.cat([grouped[index][name] for index in range(len(grouped))])
+            assert torch.equal(together, torch.stack([single[index][name] for index in range(len(single))]))
+        assert torch.equal(grouped[3]["pixel_values"], single[3 * 10 * len(types)]["pixel_values"])
+
+
+def test_images_with_different_numbers_of_questions_are_refused():
+    data = load_questions(DataArguments("sort_of_clevr", generator_train_size=3, generator_test_size=3)).train
+    uneven = [list(questions) for questions in data["questions"][:]]
+    uneven[1][10:20] = uneven[1][:10]
+    table = datasets.Dataset.from_dict({"questions": uneven, "answers": data["answers"][:]})
+    pixels = ImagePixelsDataset(data, "image", ViTImageProcessorPil(size={"height": 75, "width": 75}))
+    with pytest.raises(InputError, match="as many questions for each image, but there are 0 to 10"):
+        GroupedQuestionsDataset(table, pixels, ["binary"])
+
+
+@pytest.mark.parametrize("variant", ["fixed", "original"])
+def test_augmented_questions_are_new_scenes_with_their_true_answers(variant):
+    fields = {"dataset_config_name": variant}
+    (plain, plain_eval), (augmented, augmented_eval) = (
+        make_grouped_questions(augment_questions=augment, **fields) for augment in (False, True)
+    )
+    assert torch.equal(plain_eval[0]["pixel_values"], augmented_eval[0]["pixel_values"])
+    # The answers of the generator are found again from its scenes.
+    for index in range(12):
+        scene = augmented.centres[index], augmented.shapes[index]
+        answers = answer_encoded(*scene, plain.bits_by_image[index], variant)
+        assert np.array_equal(answers, plain.answers_by_image[index])
+    drawn = []
+    for epoch in range(3):
+        augmented.set_epoch(epoch)
+        drawn.append(augmented[5])
+        assert all(torch.equal(value, drawn[-1][name]) for name, value in augmented[5].items())
+    assert not any(torch.equal(drawn[0][name], drawn[1][name]) for name in ("pixel_values", "question"))
+    # The same kinds of questions about the same number of shapes.
+    kinds, labels = plain[5]["question"][:, 12:], plain[5]["labels"]
+    assert all(torch.equal(sample["question"][:, 12:], kinds) for sample in drawn)
+    counts_shapes = (kinds[:, 1] == 1) & (kinds[:, 5] == 1)
+    assert counts_shapes.any()
+    assert all(torch.equal(sample["labels"][counts_shapes], labels[counts_shapes]) for sample in drawn)
+
+
+def test_augmented_scene_is_flipped_transposed_and_recolored():
+    centres = np.array([[5, 6], [20, 30], [40, 10], [60, 69], [37, 37], [69, 20]])
+    shapes = np.array([0, 1, 1, 0, 1, 0])
+    questions = np.stack([encode_question(2, 0, a, b) for a in range(5) for b in range(5) if a != b])
+    old_a, old_b = questions[:, :6].argmax(1), questions[:, 6:12].argmax(1)
+    places, sources = set(), set()
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        new_centres, new_shapes, new_questions = augment_scene(centres, shapes, questions, random)
+        a, b = new_questions[:, :6].argmax(1), new_questions[:, 6:12].argmax(1)
+        assert np.array_equal(new_shapes[a], shapes[old_a])
+        assert new_shapes[5] == shapes[5]
+        # The objects of a question are as far from each other, and their box holds as many.
+        distances = np.linalg.norm(new_centres[a] - new_centres[b], axis=1)
+        assert np.allclose(distances, np.linalg.norm(centres[old_a] - centres[old_b], axis=1))
+        answers = answer_encoded(new_centres, new_shapes, new_questions, "fixed")
+        assert np.array_equal(answers, answer_encoded(centres, shapes, questions, "fixed"))
+        places.add(tuple(new_centres[5].tolist()))
+        sources.add(int(a[0]))
+    assert places == {place for one in (69, 5) for other in (20, 54) for place in ((one, other), (other, one))}
+    assert sources == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("architecture", ["ait", "ait_no_workspace", "coordination", "relation_network"])
+def test_two_steps_with_grouped_questions(architecture, make_relational_flags, tmp_path):
+    folder = tmp_path / "run"
+    flags = make_relational_flags(
+        folder,
+        architecture=architecture,
+        model_config={**TINY_MODEL, "question_attention": "independent", "pooling": "question"},
+        group_questions=True,
+        augment_questions=True,
+        per_device_train_batch_size=2,
+    )
+    relational_reasoning.main(flags)
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["num_train_questions"], results["num_eval_questions"]) == (90, 120)
+    by_group = results["accuracy_by_group"]
+    assert results["accuracy"] == pytest.approx(np.mean([by_group[name] for name in QUESTION_TYPES]))
 
 
 def test_groups_cover_all_questions_and_are_scored_apart():
@@ -168,9 +275,14 @@ def test_data_set_from_a_folder_is_taken(make_relational_flags, tmp_path):
     [
         ({"question_types": "unary"}, "no question type 'unary'. Known types: non-relational, binary, ternary"),
         ({"horizontal_flip": True}, "other answers"),
+        ({"augment_questions": True}, "`--augment_questions` needs `--group_questions`"),
+        (
+            {"augment_questions": True, "group_questions": True, "model_config": {**TINY_MODEL, "image_size": 50}},
+            "paints images of 75 x 75 pixels, but the model takes 50 x 50",
+        ),
         ({"dataset_name": "triangle"}, "has no questions: train on it with `examples.image_classification`"),
         ({"architecture": "vit"}, "takes no question"),
-        ({"architecture": "resnet"}, "unknown key 'resnet'"),
+        ({"architecture": "resnet"}, "no architecture 'resnet'"),
         ({"eval_split": "dev"}, "no split 'dev'.*train, test"),
         ({"dataset_config_name": "true"}, "no variant 'true'. Known variants: fixed, original"),
     ],

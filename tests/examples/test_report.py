@@ -1,6 +1,7 @@
 """Numbers in the README are those of the committed results files."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -214,6 +215,28 @@ def test_report_says_when_predictions_flip(write_results):
     for changed, sentence in ((0.0, "no prediction depends on the batch"), (0.1, "up to 0.10 % of the predictions")):
         summary = [{**row, "update_memory": False, "largest_share_changed": changed}]
         assert sentence in write_results([], "evaluation batches", batch_summary=summary, checkpoints=[1])
+
+
+def test_report_that_fails_replaces_nothing(tmp_path, monkeypatch):
+    results, text = tmp_path / "results", tmp_path / "RESULTS.md"
+    shutil.copytree(RESULTS, results)
+    text.write_text("old")
+    monkeypatch.setattr(report, "RESULTS", results)
+    monkeypatch.setattr(report, "REPORT", text)
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    drawn = []
+
+    def draw_one(panels, path):
+        if drawn:
+            raise OSError(28, "No space left on device")
+        drawn.append(path)
+        path.with_suffix(".png").write_bytes(b"half")
+
+    monkeypatch.setattr("examples.comparison.plots.draw_accuracies", draw_one)
+    with pytest.raises(OSError, match="No space left"):
+        report.main([])
+    assert len(drawn) == 1 and text.read_text() == "old"
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
 
 
 def find_row(text, start):

@@ -42,7 +42,7 @@ def test_help_writes_nothing(script, run):
 
 
 @pytest.mark.parametrize("script", TRAINING)
-@pytest.mark.parametrize("flags", [["--no_such_flag", "1"], ["nowhere.yaml"]])
+@pytest.mark.parametrize("flags", [["--no_such_flag", "1"], ["nowhere.yaml"], ["--dataset_name", "./nowhere"]])
 def test_refused_training_leaves_no_folder(script, flags, run):
     with pytest.raises((InputError, SystemExit, ValueError)):
         run(script, *flags)

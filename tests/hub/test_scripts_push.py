@@ -10,6 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 import modeling_ait
 
 from .loading import load_elsewhere
+from .server import TOKEN
 
 
 CODE_FILES = {path.name for path in Path(modeling_ait.__file__).parent.glob("*_ait.py")}
@@ -38,9 +39,14 @@ TRAINING = {
 @pytest.mark.parametrize("script", ["image_classification", "image_classification_accelerate"])
 def test_training_script_pushes_the_finished_folder(hub, run_python, tmp_path, script):
     repository = f"user/{script}".replace("_", "-")
-    flags = {**TRAINING, "output_dir": tmp_path / "run", "hub_model_id": repository}
+    flags = {**TRAINING, "output_dir": tmp_path / "run", "hub_model_id": repository, "hub_token": TOKEN}
     arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
-    result = run_python(RUN, f"examples.{script}", *arguments, hub=hub, has_package=True)
+    # Files of the user's own, and what an earlier run may have left.
+    (tmp_path / "run").mkdir()
+    for name in ("notes.txt", ".env", "previous_results.json", "optimizer.pt"):
+        (tmp_path / "run" / name).write_text("private")
+    # The flag alone has to be enough.
+    result = run_python(RUN, f"examples.{script}", *arguments, hub=hub, has_package=True, HF_TOKEN="")
     assert result.returncode == 0, result.stderr
     files = hub.files(repository)
     expected = {
@@ -51,8 +57,11 @@ def test_training_script_pushes_the_finished_folder(hub, run_python, tmp_path, s
         "preprocessor_config.json",
         "results.json",
     }
-    assert files.keys() >= expected | CODE_FILES
-    assert not [name for name in files if "checkpoint" in name or name.startswith(".save-")]
+    assert files.keys() - {".gitattributes"} == expected | CODE_FILES
+    assert not [name for name, content in files.items() if TOKEN.encode() in content]
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    assert TOKEN not in result.stdout + result.stderr
     for name in expected:
         assert files[name] == (tmp_path / "run" / name).read_bytes(), name
     card = ModelCard(files["README.md"].decode())
@@ -65,6 +74,8 @@ def test_failing_push_of_a_run_keeps_the_folder(run_python, tmp_path):
     arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
     result = run_python(RUN, "examples.image_classification", *arguments, has_package=True)
     assert result.returncode != 0
+    assert "InputError: The run is finished in" in result.stderr
+    assert "could not be pushed to 'user/nowhere'" in result.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 2
     assert (tmp_path / "run" / "model.safetensors").exists()
 

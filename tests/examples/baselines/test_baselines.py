@@ -14,6 +14,7 @@ from examples.baselines.common import BaselineConfig, BaselineModel
 from examples.baselines.coordination import CoordinationModel, WorkspaceWrite
 from examples.baselines.relation_network import RelationNetworkModel
 from examples.baselines.set_transformer import SetTransformerModel
+from examples.errors import InputError
 from examples.training.arguments import ModelArguments
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
@@ -278,3 +279,51 @@ def test_help_text_lists_every_architecture():
     help_text = next(f for f in dataclasses.fields(ModelArguments) if f.name == "architecture").metadata["help"]
     for name, architecture in ARCHITECTURES.items():
         assert f"{name} ({architecture.description})" in help_text
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NOT_A_BASELINE_MODEL])
+def test_fields_of_a_baseline_are_those_that_it_reads(name, make_config, monkeypatch):
+    model = build_architecture(name, make_config())
+    read = set()
+
+    def note(config, field):
+        read.add(field)
+        return object.__getattribute__(config, field)
+
+    config = type(model.config).from_dict(model.config.to_dict())
+    monkeypatch.setattr(BaselineConfig, "__getattribute__", note)
+    type(model)(config)(**make_batch(make_config()))
+    fields = set(ARCHITECTURES[name].fields)
+    assert fields <= read
+    # Its fixed positions are embedded by a copy of the configuration, which reads all of them.
+    assert name == "coordination" or {"num_slots", "top_k"} & read == {"num_slots", "top_k"} & fields
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("perceiver", {"top_k": 3}, "'perceiver' has an unknown key 'top_k'"),
+        ("relation_network", {"hidden_size": 32}, "'relation_network' has an unknown key 'hidden_size'"),
+        ("coordination", {"pooling": "cls"}, "unknown key 'pooling'"),
+        ("set_transformer", {"image_size": 32}, "unknown key 'image_size'"),
+        ("vit", {"pooler_act": "relu"}, "unknown key 'pooler_act'"),
+        ("vit", {"hidden_size": "wide"}, "'vit' does not work: .*expected int, got str"),
+        ("vit", {"num_attention_heads": 3}, r"must be a divisor of `hidden_size` \(32\), but got 3"),
+        ("perceiver", {"num_slots": "many"}, "`num_slots` must be of type int, but got 'many'"),
+        ("perceiver", 3, "must be a mapping of fields, but got 3"),
+        ("ait", {"hidden_size": 32}, "takes its fields from `model_config`"),
+    ],
+)
+def test_field_without_effect_or_of_another_type_is_refused(name, fields, message, make_config):
+    with pytest.raises(ValueError, match=message):
+        build_architecture(name, make_config(), {name: fields})
+
+
+def test_fields_of_other_architectures_are_checked_too(make_config):
+    with pytest.raises(InputError, match="unknown key 'top_k'"):
+        build_architecture("ait", make_config(), {"perceiver": {"top_k": 3}})
+
+
+def test_wide_mlp_is_matched_by_design(make_config):
+    with pytest.raises(InputError, match="number of parameters by design: leave out `match_parameters` False"):
+        build_architecture("ait_no_workspace_wide_mlp", make_config(), match_parameters=False)

@@ -1,8 +1,11 @@
 """Costs of models: ratios of times of the same round, the same way up."""
 
 from examples.comparison import costs
+from examples.comparison.costs import make_builders
+from examples.comparison.plan import Setting, list_variants
 from examples.training import cost as cost_module
-from examples.training.cost import TRAINING, CostSetting, time_rounds
+from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops, time_rounds
+from tests.examples.conftest import TINY_MODEL
 
 
 def test_time_ratio_is_that_of_a_model_to_the_first(monkeypatch):
@@ -34,3 +37,22 @@ def test_models_are_timed_in_turn_in_an_alternating_order_after_a_warm_up(monkey
     seconds = time_rounds({"a": "a", "b": "b"}, TRAINING, CostSetting(1), num_rounds=3)
     assert "".join(calls) == "aaabbb" + "ba" + "ab" + "ba"
     assert seconds == {"a": [1, 1, 1], "b": [1, 1, 1]}
+
+
+def test_wider_mlp_costs_what_its_width_adds():
+    """As many parameters as the AiT to a width's rounding, and two products of that width for each token."""
+    names = ["ait", "ait_no_workspace", "ait_no_workspace_wide_mlp"]
+    recipe = {"model_config": {**TINY_MODEL, "memory_slot_size": 16}}
+    builders = make_builders(Setting("tiny.yaml", None), recipe, None, list_variants(names, []))
+    ait, narrow, wide = (builders[name]() for name in names)
+    width, layers, tokens = TINY_MODEL["hidden_size"], TINY_MODEL["num_hidden_layers"], 4
+    added = wide.config.intermediate_size - narrow.config.intermediate_size
+    assert added > 0
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (ait, narrow, wide)]
+    # Weights of both products and the first one's bias.
+    unit = layers * (2 * width + 1)
+    assert counts[2] - counts[1] == added * unit
+    assert abs(counts[2] - counts[0]) <= unit / 2
+    for mode in (TRAINING, INFERENCE):
+        narrow_flops, wide_flops = (count_flops(builders[name], mode, CostSetting(3)) for name in names[1:])
+        assert wide_flops - narrow_flops == layers * tokens * 2 * (2 * width * added)

@@ -37,6 +37,12 @@ def test_difference_between_five_and_ten_percent_is_not_significant():
     assert judge_difference(others, ours)[1] == "not significant"
 
 
+def test_difference_between_one_and_five_percent_is_significant():
+    ours, others = [4.0, 5.0, 6.0], [1.0, 2.0, 3.0]
+    assert 0.01 < stats.ttest_ind(ours, others, equal_var=False).pvalue < 0.05
+    assert (judge_difference(ours, others)[1], judge_difference(others, ours)[1]) == ("better", "worse")
+
+
 def test_difference_of_unequal_spreads_is_judged_by_welch():
     ours, others = [10.0, 10.1, 9.9, 10.0, 10.05, 9.95], [8.0, 12.0, 4.0]
     text, _ = judge_difference(ours, others)

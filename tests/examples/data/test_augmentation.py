@@ -109,7 +109,7 @@ def test_scripts_train_with_their_seed_and_augmentation(script, make_flags, tmp_
         given.append((len(data.train), arguments.crop_padding, arguments.horizontal_flip, seed))
         raise StopError
 
-    monkeypatch.setattr(script, "make_datasets", stop)
+    monkeypatch.setattr("examples.data.images.make_datasets", stop)
     with pytest.raises(StopError):
         script.main(make_flags(tmp_path / "run", seed=17, crop_padding=3, horizontal_flip=True))
     assert given == [(64, 3, True, 17)]

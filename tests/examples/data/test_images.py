@@ -26,6 +26,12 @@ KINDS = {
     "L": (lambda pixels: Image.fromarray(pixels[..., 0]), "png"),
     "LA": (lambda pixels: Image.fromarray(pixels).convert("LA"), "png"),
     "P": (lambda pixels: make_palette_image(pixels), "png"),
+    "P with alpha": (lambda pixels: make_palette_image(pixels, bytes(range(0, 160, 10))), "png"),
+    "RGBA WebP": (lambda pixels: Image.fromarray(pixels), "webp"),
+    "RGBA TIFF": (lambda pixels: Image.fromarray(pixels), "tiff"),
+    "CMYK TIFF": (lambda pixels: Image.fromarray(pixels[..., :3]).convert("CMYK"), "tiff"),
+    "LAB TIFF": (lambda pixels: Image.fromarray(pixels[..., :3]).convert("LAB"), "tiff"),
+    "1 TIFF": (lambda pixels: Image.fromarray(pixels[..., 0]).convert("1"), "tiff"),
     "RGB": (lambda pixels: Image.fromarray(pixels[..., :3]), "png"),
     "RGBA": (lambda pixels: Image.fromarray(pixels), "png"),
     "CMYK": (lambda pixels: Image.fromarray(pixels[..., :3]).convert("CMYK"), "jpeg"),
@@ -36,9 +42,9 @@ KINDS = {
 }
 
 
-def make_palette_image(pixels):
+def make_palette_image(pixels, transparency=3):
     image = Image.fromarray(pixels[..., :3]).quantize(16)
-    image.info["transparency"] = 3
+    image.info["transparency"] = transparency
     return image
 
 

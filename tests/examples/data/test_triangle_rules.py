@@ -27,6 +27,8 @@ from examples.data.triangle import (
         ((30, 10), (30, 30), (47, 20)),
         # 1 + 1 = 2 and 1 - 0.866 * 2 = -0.732: towards zero
         ((1, 1), (3, 1), (2, 0)),
+        # 10 + 0.866 * 23 = 29.918 and 10 + 11.5 = 21.5
+        ((10, 10), (10, 33), (29, 21)),
     ],
 )
 def test_third_corner_is_truncated_towards_zero(first, second, third):

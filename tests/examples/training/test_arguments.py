@@ -33,7 +33,8 @@ def test_recipe_parses_and_builds_its_model(recipe, size):
     # A folder for each size.
     assert training.output_dir == f"runs/{recipe.stem}" + ("" if size is None else f"_{size}")
     with torch.device("meta"):
-        model, processor = build_model(model_arguments, data, [str(index) for index in range(10)], seed=0)
+        question_size = 18 if data.dataset_name == "sort_of_clevr" else None
+        model, processor = build_model(model_arguments, data, [str(i) for i in range(10)], 0, question_size)
     assert model.config.num_labels == 10
     assert (processor.size["height"], processor.size["width"]) == model.config.image_shape
     if size is not None:

@@ -232,7 +232,8 @@ def test_checkpoint_is_passed_over_where_the_best_so_far_is_damaged(tmp_path, wa
     for step in (2, 4, 6):
         folder = tmp_path / f"checkpoint-{step}"
         claim_checkpoint(folder, "trainer")
-        (folder / "trainer_state.json").write_text(json.dumps({"best_global_step": min(step, 4)}))
+        state = {"best_model_checkpoint": f"elsewhere/checkpoint-{min(step, 4)}", "best_global_step": step - 1}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
         seal_checkpoint(folder)
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 500}
     assert find(tmp_path, **best) == tmp_path / "checkpoint-6"

@@ -11,10 +11,14 @@ from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
-from examples.training.model import build_model, check_statistics, load_checkpoint, make_image_processor
+from examples.training.loading import check_statistics, load_checkpoint, make_image_processor
+from examples.training.model import build_model
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel
 from modeling_ait.embeddings_ait import interpolate_positions
 from tests.examples.conftest import TINY_MODEL
+
+
+STATISTICS = b'{"image_mean": [0.1, 0.2, 0.3], "image_std": [0.7, 0.8, 0.9], "size": {"height": 8, "width": 8}, %s}'
 
 
 @pytest.fixture
@@ -162,6 +166,53 @@ def make_weights_that_are_not_finite(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def change_config(folder, **fields):
+    AiTForImageClassification(AiTConfig(**TINY_MODEL)).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def make_wider_config(folder):
+    change_config(folder, hidden_size=32)
+
+
+def make_architectures_of_text(folder):
+    change_config(folder, architectures="AiTForImageClassification")
+
+
+def make_config_of_defaults(folder):
+    """The name alone: every size is the default's, and no weight of the third layer is there."""
+    sizes = {name: TINY_MODEL[name] for name in TINY_MODEL if name != "num_hidden_layers"}
+    change_config(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "ait", **sizes, "num_hidden_layers": 3}))
+
+
+def make_latin_config(folder):
+    change_config(folder)
+    (folder / "config.json").write_bytes('{"model_type": "ait", "name": "caf\xe9"}'.encode("latin-1"))
+
+
+def make_broken_index(folder):
+    change_config(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+
+
+def make_index_without_map(folder):
+    change_config(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
+class Bomb:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def make_pickle_that_executes(folder):
+    change_config(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Bomb()}, folder / "pytorch_model.bin")
+
+
 def make_relational(folder):
     AiTForRelationalReasoning(AiTConfig(**TINY_MODEL, question_size=18)).save_pretrained(folder)
 
@@ -172,15 +223,22 @@ def make_relational(folder):
         (make_vit, "is no checkpoint of an AiT: .*'vit'.*'ait'"),
         (make_baseline, "'ait_baseline' and `architectures` .*SetTransformerModel"),
         (make_empty_config, "`model_type` None"),
-        (make_broken_config, "cannot be loaded: .*not a valid JSON file"),
-        (make_list_of_config, "cannot be loaded: "),
+        (make_broken_config, "config.json of .* is no JSON: Expecting"),
+        (make_list_of_config, r"config.json of .* must be a mapping of fields, but holds \[\]"),
         (make_text_of_weights, "cannot be loaded: "),
         (make_renamed_baseline, r"missing weights: ait\."),
         (make_halved_weights, "cannot be loaded: "),
         (make_weights_that_are_not_finite, r"weights that are not finite: ait\.memory\.layer_1\."),
+        (make_wider_config, "weights of another shape: .*Only the classifier may be new"),
+        (make_config_of_defaults, "missing weights: "),
+        (make_latin_config, "config.json of .* is no JSON: 'utf-8' codec"),
+        (make_broken_index, "model.safetensors.index.json of .* is no JSON"),
+        (make_index_without_map, "has no `weight_map`"),
+        (make_pickle_that_executes, "a pickle that would execute code, which is refused"),
+        (make_architectures_of_text, "`architectures` AiT"),
         (make_relational, "was trained with a question"),
         (lambda folder: folder.mkdir(), "it has no config.json"),
-        (lambda folder: folder.write_text("text"), "cannot be loaded: "),
+        (lambda folder: folder.write_text("text"), "is a file. Give the folder"),
     ],
 )
 def test_what_is_no_checkpoint_of_this_model_is_refused(make, message, tmp_path):
@@ -225,6 +283,15 @@ def test_image_statistics_of_another_number_of_channels_are_refused(checkpoint):
         b"\xff\xfe",
         b'{"image_mean": [0.1], "image_std": [0.9]}',
         b'{"image_mean": null}',
+        STATISTICS % b'"rescale_factor": NaN',
+        STATISTICS % b'"rescale_factor": 0',
+        STATISTICS % b'"rescale_factor": "small"',
+        STATISTICS % b'"resample": 99',
+        STATISTICS % b'"size": "large"',
+        STATISTICS % b'"size": {"height": -8, "width": 8}',
+        STATISTICS % b'"size": {"height": 16, "width": 16}',
+        b'{"image_mean": [0.1, 0.2, 0.3], "image_std": [0.0, 0.8, 0.9]}',
+        b'{"image_mean": [0.1, 0.2, NaN], "image_std": [0.7, 0.8, 0.9]}',
     ],
 )
 def test_broken_image_processor_is_refused(content, checkpoint):
