@@ -29,7 +29,7 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
     """Evaluation batches, single trainings, the cost of the workspace at a paper's size, and fine-tuning a ViT."""
-    from examples.comparison.sections import write_batches, write_origin
+    from examples.comparison.sections import write_batches, write_benchmark, write_origin
     from examples.comparison.statistics import describe
 
     lines: list[str] = []
@@ -40,14 +40,7 @@ def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
             lines += ["## The explicit Accelerate loop", "", f"Handwritten digits: {100 * result['accuracy']:.2f} %."]
             lines += ["", *write_origin(result)]
         elif result["kind"] == "benchmark":
-            lines += ["## Cost of the workspace at the paper's Small size", ""]
-            lines += ["| | time AiT / ViT, median (quartiles) | peak memory AiT / ViT |", "|---|---|---|"]
-            for mode in ("training", "inference"):
-                low, high = result[mode]["time_ratio_quartiles"]
-                lines.append(
-                    f"| {mode} | {result[mode]['time_ratio_median']:.3f} ({low:.3f} to {high:.3f}) | "
-                    f"{result[mode]['memory_ratio']:.3f} |"
-                )
+            lines += ["## What the workspace costs", "", *write_benchmark(result)]
             lines += ["", *write_origin(result)]
         elif result["kind"] == "fine-tuning":
             lines += ["## A pretrained ViT with a workspace added", ""]

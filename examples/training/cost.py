@@ -33,12 +33,16 @@ class CostSetting:
         device: Device, for instance `cpu` or `cuda`.
         use_bf16: Whether to run under bfloat16 autocast.
         seed: Seed of weights and images.
+        compile: Whether to compile the model.
+        num_threads: CPU threads of the processes that measure memory; `None` is PyTorch's choice.
     """
 
     batch_size: int
     device: str = "cpu"
     use_bf16: bool = False
     seed: int = 0
+    compile: bool = False
+    num_threads: int | None = None
 
 
 def check_device(device: str) -> None:
@@ -70,6 +74,8 @@ def make_step(build: Builder, mode: str, setting: CostSetting) -> Callable[[], N
     model = build().train(mode == TRAINING)
     model.to(device=device)  # type: ignore[arg-type]  # the annotation of transformers hides its signature
     inputs = make_inputs(model, setting)
+    if setting.compile:
+        model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if mode == TRAINING else None
 
     def step():
@@ -108,6 +114,8 @@ def time_rounds(
 
 
 def send_peak_memory(build: Builder, mode: str, setting: CostSetting, connection) -> None:
+    if setting.num_threads is not None:
+        torch.set_num_threads(setting.num_threads)
     if setting.device.startswith("cuda"):
         step = make_step(build, mode, setting)
         for _ in range(3):

@@ -16,6 +16,16 @@ README = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split()
 RESULTS = REPOSITORY / "examples" / "results"
 
 
+SHAPES_OF_THE_README = {
+    "width_64": "width 64, 2 layers, patch 8, memory of the `_cpu` recipes, batch 128",
+    "width_64_wide_memory": "width 64, 2 layers, patch 8, batch 128",
+    "width_128": "width 128, 2 layers, patch 4, batch 128",
+    "width_192": "width 192, 12 layers, patch 4, batch 32",
+    "width_192_224px": "width 192, 12 layers, 224 pixels, patch 16, batch 16",
+    "small": "AiT-Small, patch 4, batch 128",
+}
+
+
 def read(name):
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
@@ -30,12 +40,26 @@ def test_digits_accuracy_is_measured():
     assert f"{100 * read('digits_accelerate.json')['accuracy']:.2f} %" in README
 
 
-def test_benchmark_ratios_are_measured():
-    results = read("benchmark_small_cpu.json")
-    for mode in ("training", "inference"):
-        low, high = results[mode]["time_ratio_quartiles"]
-        assert f"{results[mode]['time_ratio_median']:.3f} ({low:.3f} to {high:.3f})" in README
-        assert f"{results[mode]['memory_ratio']:.3f}" in README
+def test_costs_of_the_readme_are_measured():
+    results = read("benchmark_cpu.json")
+    for shape, title in SHAPES_OF_THE_README.items():
+        cells = [f"{results['shapes'][shape][mode]['ait']['time_ratio']:.2f}" for mode in ("training", "inference")]
+        assert f"| {title} | {cells[0]} | {cells[1]} |" in README
+    for row in results["write"]:
+        cells = f"{row['num_tokens']:,} | {row['microseconds_per_token']:.2f} | {row['kept_memory_mib']:.1f}"
+        assert f"| {cells} |" in README
+
+
+def test_report_has_a_row_for_each_model_of_a_benchmark_but_the_vit(write_results):
+    cost = {"time_ratio": 1.5, "time_ratio_quartiles": [1.25, 1.75], "memory_ratio": 1.125}
+    modes = {mode: {"ait": cost, "vit": cost} for mode in ("training", "inference")}
+    shapes = {"width_64": {"num_parameters": {"ait": 3, "vit": 2}, **modes}}
+    write = {"width": 8, "num_tokens": 4096, "microseconds_per_token": 2.5, "kept_memory_mib": 5.25}
+    write["microseconds_per_token_quartiles"] = [2.0, 3.0]
+    text = write_results([], "benchmark", shapes=shapes, write=[write])
+    assert "| width_64 | ait | 1.50 (1.25 to 1.75) | 1.12 | 1.50 (1.25 to 1.75) | 1.12 |" in text
+    assert "| width_64 | vit |" not in text
+    assert "| 4,096 | 2.50 (2.00 to 3.00) | 5.2 |" in text
 
 
 def test_fine_tuning_comparison_is_measured():

@@ -1,9 +1,5 @@
 """Costs of models: ratios of times of the same round, the same way up."""
 
-import pytest
-
-from examples import benchmark
-from examples.baselines import build
 from examples.comparison import costs
 from examples.comparison.costs import make_builders
 from examples.comparison.plan import Setting, list_variants
@@ -31,21 +27,6 @@ def test_time_ratio_is_that_of_a_model_to_the_first(monkeypatch):
     cells = costs.describe_cost({**measured["vit"], "training_forward_flops": 3e6, "inference_flops": 1e6}, "-")
     assert cells == ["3.0 / 1.0", "1 (3.00)", "6"]
     assert costs.describe_cost(None, "-") == ["-"] * 3
-
-
-def test_benchmark_divides_the_ait_by_the_vit(monkeypatch):
-    rounds = {"ait": [2.0, 4.0, 6.0, 8.0, 10.0], "vit": [1.0, 1.0, 1.0, 1.0, 1.0]}
-    monkeypatch.setattr(cost_module, "time_rounds", lambda builders, mode, setting, number: rounds)
-    monkeypatch.setattr(benchmark, "make_builders", lambda arguments: {"ait": lambda: 3, "vit": lambda: 2})
-    monkeypatch.setattr(build, "count_parameters", lambda model: model)
-    monkeypatch.setattr(cost_module, "measure_peak_memory", lambda builder, mode, setting: 10.0 * builder())
-    results = benchmark.run(benchmark.BenchmarkArguments(num_rounds=5))
-    for mode in ("training", "inference"):
-        assert results[mode]["time_ratio_median"] == 6.0
-        assert results[mode]["time_ratio_quartiles"] == [3.0, 9.0]
-        assert results[mode]["memory_ratio"] == pytest.approx(1.5)
-        assert (results[mode]["ait_seconds_median"], results[mode]["vit_seconds_median"]) == (6.0, 1.0)
-    assert (results["ait_num_parameters"], results["vit_num_parameters"]) == (3, 2)
 
 
 def test_models_are_timed_in_turn_in_an_alternating_order_after_a_warm_up(monkeypatch):
