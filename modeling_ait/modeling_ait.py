@@ -116,12 +116,14 @@ class AiTPreTrainedModel(AiTSavedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, AiTEmbeddings):
-            for parameter in (*module.prefix_tokens, module.position_embeddings):
-                if parameter is not None:
-                    init.trunc_normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        # For code that is not its own, the library passes over modules whose parameters are all their children's.
+        if isinstance(module, nn.ParameterList):  # the prefix tokens
+            for parameter in module:
+                init.trunc_normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, AiTEmbeddings) and module.position_embeddings is not None:
             positions = module.position_embeddings
-            if positions is not None and self.config.position_embedding_init == "sinusoidal":
+            init.trunc_normal_(positions, mean=0.0, std=self.config.initializer_range)
+            if self.config.position_embedding_init == "sinusoidal":
                 patches = module.patch_embeddings
                 table = make_sinusoidal_positions(patches.get_grid(patches.image_shape), self.config.hidden_size)
                 start = positions.clone()
@@ -129,12 +131,6 @@ class AiTPreTrainedModel(AiTSavedModel):
                 init.copy_(positions, start)
         elif isinstance(module, AiTOutputLayerNorm):
             init.constant_(module.weight, self.config.output_norm_init)
-        elif isinstance(module, (AiTMemoryWrite, AiTMemoryRetrieval)):
-            for projection in module.children():
-                if isinstance(projection, nn.Linear):
-                    # `initializer_range` is meant for inputs hundreds wide. From slots 32 wide it would give logits
-                    # so close to 0 that nothing competes: the variance is PyTorch's, as in the official code.
-                    init.normal_(projection.weight, mean=0.0, std=(3 * projection.in_features) ** -0.5)
         elif isinstance(module, AiTMemory):
             # What `reset` does, but for the memories that a checkpoint has brought.
             for layer_index, memory in enumerate(module.buffers_by_layer):

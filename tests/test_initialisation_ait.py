@@ -30,33 +30,28 @@ def test_weights_of_linear_layers_start_with_the_deviation_of_the_config(model):
     assert measured == 3 + 2 * 6
 
 
-def assert_workspace_starts_like_pytorch(layer):
-    """Uniform within 1 / sqrt(inputs), whose deviation is 1 / sqrt(3 inputs)."""
-    inputs = {"query_proj": 32, "key_proj": 128, "value_proj": 128, "output_proj": 64, "pattern_proj": 32}
-    projections = {
-        name.split(".")[-1]: module
-        for name, module in layer.workspace.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    assert projections.keys() == inputs.keys()
-    for name, number in inputs.items():
-        assert projections[name].in_features == number
-        deviation = float(projections[name].weight.detach().std())
-        assert deviation == pytest.approx((3 * number) ** -0.5, rel=0.06), name
-    assert not projections["pattern_proj"].bias.any()
-
-
-def test_initialised_workspace_has_the_deviation_of_pytorch(model):
-    layer = model.ait.layers[0]
-    for module in (layer.workspace.write, layer.workspace.retrieve):
-        model._init_weights(module)
-    assert_workspace_starts_like_pytorch(layer)
-
-
-@pytest.mark.xfail(reason="transformers passes over a module of custom code that has no parameters of its own")
-def test_workspace_of_a_new_model_has_the_deviation_of_pytorch(model):
+def test_workspace_starts_with_the_deviation_of_the_config(model):
+    measured = 0
     for layer in model.ait.layers:
-        assert_workspace_starts_like_pytorch(layer)
+        for name, module in layer.workspace.named_modules():
+            if isinstance(module, nn.Linear):
+                assert float(module.weight.detach().std()) == pytest.approx(0.05, rel=0.1), name
+                assert module.bias is None or not module.bias.any(), name
+                measured += 1
+    # Query, key, value and output of the write, and the patterns.
+    assert measured == 2 * 5
+
+
+def test_prefix_tokens_that_a_checkpoint_lacks_start_like_those_of_a_new_model(make_config, tmp_path):
+    make_model = AiTForRelationalReasoning
+    make_model(make_config(question_size=5, position_embedding_type="none")).save_pretrained(tmp_path)
+    loaded, info = make_model.from_pretrained(
+        tmp_path, pooling="cls", num_register_tokens=16, hidden_size=16, output_loading_info=True
+    )
+    assert {"ait.embeddings.prefix_tokens.0", "ait.embeddings.prefix_tokens.1"} == info["missing_keys"]
+    registers = loaded.ait.embeddings.prefix_tokens[1].detach()
+    assert float(registers.std()) == pytest.approx(0.02, rel=0.2)
+    assert float(loaded.ait.embeddings.prefix_tokens[0].detach().abs().max()) < 0.1
 
 
 def test_learned_tokens_and_positions_start_with_the_deviation_of_the_config(model):
