@@ -89,8 +89,10 @@ def test_reader_that_leaves_early_gets_no_traceback():
 
 def test_interrupt_of_a_process_is_one_line():
     code = """
-import time
+import signal, time
 from examples.errors import run_script
+# Whoever starts the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run_script(lambda: (print(flush=True), time.sleep(60)), "Go on.")
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
