@@ -34,6 +34,15 @@ from examples.training.loading import flatten_message
 from examples.training.progress import LinePerEpochCallback, RunningMean
 
 
+# Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
+NEEDED_TO_MEASURE = {
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+    "eval_do_concat_batches": True,
+    "label_names": None,
+}
+
+
 class EpochCallback(TrainerCallback):
     """Tells the training set which epoch it is, for its augmentation; accelerate does so in some settings only."""
 
@@ -109,6 +118,14 @@ class AiTTrainer(Trainer):
             self.loss_parts["balance_loss"].append(balance_loss.detach())
         return (loss, outputs) if return_outputs else loss
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.
+        drops_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drops_last
+
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
@@ -150,8 +167,11 @@ def adapt_arguments(training: TrainingArguments) -> None:
     Switch off what these scripts do themselves, and what would only warn.
 
     Raises:
-        InputError: for a best model by something that is not measured.
+        InputError: for a best model by something that is not measured, or an evaluation without its measures.
     """
+    for name, needed in NEEDED_TO_MEASURE.items():
+        if (value := getattr(training, name)) != needed:
+            raise InputError(f"`--{name}` {value!r} would leave the evaluation without its measures: leave it out.")
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in ("loss", "accuracy"):
         raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
@@ -222,6 +242,8 @@ def train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UnpicklingError as error:
             raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
+        except ImportError as error:
+            raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
