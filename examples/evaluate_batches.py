@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     data = load_image_data(data_arguments)
     checkpoints = [
         {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments)}
-        for checkpoint in tqdm(arguments.checkpoints)
+        for checkpoint in tqdm(arguments.checkpoints, unit="checkpoint", leave=False, disable=None)
     ]
     batch_summary = summarize(checkpoints)
     results = {

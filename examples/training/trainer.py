@@ -24,6 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from examples.errors import InputError
+from examples.training.arguments import refuse_empty_epochs
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
@@ -162,12 +163,13 @@ def is_over(state: TrainerState, training: TrainingArguments) -> bool:
     return (state.epoch or 0.0) >= training.num_train_epochs - 1e-6
 
 
-def adapt_arguments(training: TrainingArguments) -> None:
+def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     """
     Switch off what these scripts do themselves, and what would only warn.
 
     Raises:
-        InputError: for a best model by something that is not measured, or an evaluation without its measures.
+        InputError: for a best model by something that is not measured, an evaluation without its measures, or epochs
+            without a batch.
     """
     for name, needed in NEEDED_TO_MEASURE.items():
         if (value := getattr(training, name)) != needed:
@@ -175,6 +177,7 @@ def adapt_arguments(training: TrainingArguments) -> None:
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in ("loss", "accuracy"):
         raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
+    refuse_empty_epochs(training, num_samples)
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
@@ -207,7 +210,7 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
-    adapt_arguments(training)
+    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())

@@ -429,7 +429,7 @@ def test_numbers_that_cannot_work_are_refused(arguments, message):
 def test_folders_named_much_like_splits_are_refused(names, tmp_path):
     for name in names:
         write_images(tmp_path, spread(name + "/{}/{}.png"))
-    with pytest.raises(InputError, match="look like splits.*Rename them"):
+    with pytest.raises(InputError, match=r"look like splits.*Rename them"):
         load(tmp_path)
 
 

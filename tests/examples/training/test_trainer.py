@@ -112,4 +112,4 @@ def test_every_image_is_evaluated_whatever_training_drops(make_trainer):
 def test_evaluation_without_measures_is_refused(field, tmp_path):
     (name,) = field
     with pytest.raises(InputError, match=f"`--{name}` .* leave it out"):
-        adapt_arguments(TrainingArguments(output_dir=str(tmp_path), report_to="none", **field))
+        adapt_arguments(TrainingArguments(output_dir=str(tmp_path), report_to="none", **field), 8)
