@@ -127,6 +127,15 @@ class AiTTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = drops_last
 
+    def evaluation_loop(self, *args, **kwargs):
+        # Evaluation in half precision would cast the trained weights for good, and they would be saved so.
+        casts = not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval)
+        trained = [parameter.data.clone() for parameter in self.model.parameters()] if casts else []
+        output = super().evaluation_loop(*args, **kwargs)
+        for parameter, values in zip(self.model.parameters(), trained):
+            parameter.data = values.to(parameter.device)
+        return output
+
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
@@ -168,8 +177,8 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     Switch off what these scripts do themselves, and what would only warn.
 
     Raises:
-        InputError: for a best model by something that is not measured, an evaluation without its measures, or epochs
-            without a batch.
+        InputError: for a best model by something that is not measured, an evaluation without its measures, epochs
+            without a batch, or a precision that the machine does not have.
     """
     for name, needed in NEEDED_TO_MEASURE.items():
         if (value := getattr(training, name)) != needed:
@@ -178,6 +187,8 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     if metric not in ("loss", "accuracy"):
         raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
     refuse_empty_epochs(training, num_samples)
+    if training.fp16 and training.device.type == "cpu":
+        raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.

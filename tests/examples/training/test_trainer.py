@@ -113,3 +113,20 @@ def test_evaluation_without_measures_is_refused(field, tmp_path):
     (name,) = field
     with pytest.raises(InputError, match=f"`--{name}` .* leave it out"):
         adapt_arguments(TrainingArguments(output_dir=str(tmp_path), report_to="none", **field), 8)
+
+
+def test_half_precision_without_effect_is_refused(tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, fp16=True)
+    with pytest.raises(InputError, match="`--fp16` has no effect on a CPU"):
+        adapt_arguments(arguments, 8)
+
+
+def test_trained_weights_outlive_an_evaluation_in_half_precision(make_trainer, make_images):
+    trainer = make_trainer(bf16_full_eval=True)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    images = make_images()
+    trainer.evaluate([{"pixel_values": image, "labels": 1} for image in images])
+    after = trainer.model.state_dict()
+    assert all(
+        after[name].dtype == tensor.dtype and torch.equal(after[name], tensor) for name, tensor in before.items()
+    )
