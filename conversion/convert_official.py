@@ -7,7 +7,6 @@ The result computes the same function: no positions, flattened pooling, detached
 them; the model with a question (Sort-of-CLEVR) is recognised and becomes an `AiTForRelationalReasoning`.
 """
 
-import argparse
 import math
 import pickle
 import sys
@@ -30,6 +29,7 @@ from conversion.common import (
     save_converted,
 )
 from examples.errors import run_script
+from examples.parsing import ArgumentParser
 from examples.sharing import join_command
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
@@ -229,19 +229,18 @@ def convert_checkpoint(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usage = "python -m conversion.convert_official --checkpoint FILE.pth --output_dir FOLDER [--flag value ...]"
+    parser = ArgumentParser((), description=__doc__, usage=usage)
     parser.add_argument("--checkpoint", required=True, help="state dict of the official code, a .pth file")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the converted model")
-    parser.add_argument(
-        "--bottleneck_size", type=int, default=512, help="tokens kept per slot and head (default: 512)"
-    )
-    parser.add_argument("--hopfield_beta", type=float, default=1.0, help="inverse temperature (default: 1.0)")
+    parser.add_argument("--bottleneck_size", type=int, default=512, help="tokens kept per slot and head")
+    parser.add_argument("--hopfield_beta", type=float, default=1.0, help="inverse temperature")
     parser.add_argument("--image_mean", type=float, nargs=3, help="of channels in [0, 1] (default: CIFAR-10's, or 0)")
     parser.add_argument("--image_std", type=float, nargs=3, help="of channels in [0, 1] (default: CIFAR-10's, or 1)")
     parser.add_argument("--id2label", help="JSON file with class names, a mapping or a list")
     parser.add_argument("--overwrite", action="store_true", help="replace a model in the output folder")
     parser.add_argument("--push_to_hub", metavar="REPO", help="repository to push the result to")
-    options = parser.parse_args(argv)
+    options = parser.parse_plain(sys.argv[1:] if argv is None else argv)
 
     check_statistics(image_mean=options.image_mean, image_std=options.image_std)
     refuse_existing_model(options.output_dir, options.overwrite)

@@ -7,7 +7,6 @@ The blocks keep a ViT's norms (`use_vit_norms`), and the new workspace is neutra
 until the first training step. Classifiers become `AiTForImageClassification`, encoders `AiTModel`.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +39,7 @@ from conversion.common import (
     save_converted,
 )
 from examples.errors import run_script
+from examples.parsing import ArgumentParser
 from examples.sharing import join_command
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
 
@@ -279,16 +279,17 @@ def load_processor(name_or_path: str, config: AiTConfig) -> ViTImageProcessorPil
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usage = "python -m conversion.convert_vit --model NAME_OR_FOLDER --output_dir FOLDER [--flag value ...]"
+    parser = ArgumentParser((), description=__doc__, usage=usage)
     parser.add_argument("--model", required=True, help="Hub id or folder of a ViT, DeiT or DINOv2")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder for the converted model")
     defaults = AiTConfig()
     for field in ("num_memory_slots", "memory_slot_size", "num_memory_heads", "bottleneck_size"):
         default = getattr(defaults, field)
-        parser.add_argument(f"--{field}", type=int, default=default, help=f"of the workspace (default: {default})")
+        parser.add_argument(f"--{field}", type=int, default=default, help="of the workspace")
     parser.add_argument("--overwrite", action="store_true", help="replace a model in the output folder")
     parser.add_argument("--push_to_hub", metavar="REPO", help="repository to push the result to")
-    options = parser.parse_args(argv)
+    options = parser.parse_plain(sys.argv[1:] if argv is None else argv)
 
     refuse_existing_model(options.output_dir, options.overwrite)
     model = convert_model(

@@ -48,6 +48,31 @@ def predict(
     return predictions
 
 
+def find_indices(checkpoint: str, names: dict[int, str], data: "ImageData") -> list[int]:
+    """
+    The checkpoint's index of each class of the data set, by name, or the same one where a checkpoint has no names.
+
+    Raises:
+        InputError: if they have other classes.
+    """
+    from examples.data.files import shorten
+
+    remedy = "evaluate it on the data set that it was trained on."
+    if len(names) != len(data.label_names):
+        raise InputError(
+            f"{checkpoint!r} has {len(names)} labels, but {data.name!r} has {len(data.label_names)} classes: {remedy}"
+        )
+    if all(name == f"LABEL_{index}" for index, name in names.items()):
+        return list(names)
+    index_of = {name: index for index, name in names.items()}
+    if strange := [name for name in data.label_names if name not in index_of]:
+        raise InputError(
+            f"{checkpoint!r} does not know the class {strange[0]!r} of {data.name!r}, but has {shorten([*index_of])}: "
+            f"{remedy}"
+        )
+    return [index_of[name] for name in data.label_names]
+
+
 def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArguments) -> list[dict[str, Any]]:
     """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
     import numpy as np
@@ -58,15 +83,11 @@ def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArgu
     from modeling_ait import AiTForImageClassification
 
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()
-    if model.config.num_labels != len(data.label_names):
-        raise InputError(
-            f"{checkpoint!r} has {model.config.num_labels} labels, but {data.name!r} has {len(data.label_names)} "
-            "classes: evaluate it on the data set that it was trained on."
-        )
+    indices = find_indices(checkpoint, dict(model.config.id2label or {}), data)
     processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
-    labels = torch.tensor(data.evaluation[data.label_column][:])
+    labels = torch.tensor([indices[label] for label in data.evaluation[data.label_column][:]])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows: list[dict[str, Any]] = []
     for update_memory in (False, True):
@@ -138,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     data = load_image_data(data_arguments)
     checkpoints = [
         {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments)}
-        for checkpoint in tqdm(arguments.checkpoints)
+        for checkpoint in tqdm(arguments.checkpoints, unit="checkpoint", leave=False, disable=None)
     ]
     batch_summary = summarize(checkpoints)
     results = {

@@ -1,7 +1,7 @@
 """Flags of the scripts: help that shows each once, and mistakes in one line."""
 
 import re
-from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -80,6 +80,18 @@ class ArgumentParser(HfArgumentParser):
             raise
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"These arguments do not work: {' '.join(str(error).split())}") from error
+
+    def parse_plain(self, arguments: list[str]) -> Namespace:
+        """Parse arguments that were added one by one; flags that do not exist are refused before missing ones."""
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        options, rest = self.parse_known_args(arguments)
+        self.refuse(rest)
+        missing = [action.option_strings[-1] for action in required if getattr(options, action.dest) is None]
+        if missing:
+            raise InputError(f"`{missing[0]}` is missing. `--help` says what it takes.")
+        return options
 
     def list_flags(self) -> list[str]:
         """All flags by the name that the help shows."""

@@ -1,5 +1,6 @@
 """Local folders: images by class, or parquet files, in splits that top-level folders or file names say."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def load_local_folder(
     return load_image_files(folder, images, has_tables)
 
 
+def refuse_names_like_splits(folder: Path, images: list[Path]) -> None:
+    """Refuse folders such as `train_set` and `test_set` that hold the same folders, which would pass for classes."""
+    below: dict[str, set[str]] = {}
+    for path in images:
+        below.setdefault(path.parts[0], set()).add(path.parts[1] if len(path.parts) > 2 else "")
+    like_splits = [top for top in below if SPLIT_NAMES.keys() & set(re.split(r"[^a-z]+", top.lower()))]
+    contents = [below[top] for top in like_splits]
+    if len(like_splits) > 1 and "" not in set.union(*contents) and set.intersection(*contents):
+        raise InputError(
+            f"The folders {shorten(sorted(like_splits))} in {str(folder)!r} look like splits, which are told by names "
+            f"such as 'train' and 'test' alone. Rename them. Expected {LAYOUTS}."
+        )
+
+
 def has_split_folders(folder: Path, images: list[Path]) -> bool:
     """
     Whether the top-level folders are splits, not classes.
@@ -74,6 +89,8 @@ def has_split_folders(folder: Path, images: list[Path]) -> bool:
     """
     tops = {path.parts[0] for path in images}
     named_as_splits = {top for top in tops if top.lower() in SPLIT_NAMES}
+    if not named_as_splits:
+        refuse_names_like_splits(folder, images)
     if not named_as_splits or named_as_splits == tops:
         return bool(named_as_splits)
     # A class may be called `train`, as a vehicle is: its images lie right in it, as in the classes beside it.

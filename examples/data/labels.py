@@ -91,6 +91,13 @@ def has_known_label(data: datasets.Dataset, label_column: str, label_names: list
     return not set(label_names).isdisjoint(name_labels(data, label_column, split))
 
 
+def warn_of_lost_classes(given: list[int], kept: list[int], label_names: list[str]) -> None:
+    """Say which classes have no training image any more, once those that cannot be read are left out."""
+    if lost := sorted(set(given) - set(kept)):
+        listed = shorten([label_names[label] for label in lost], 10)
+        print(f"Warning: no training image of these classes can be read: {listed}.")
+
+
 def warn_of_single_images(labels: list[int], label_names: list[str]) -> None:
     """Say which classes training shows in one image only."""
     single = [name for label, name in enumerate(label_names) if labels.count(label) == 1]

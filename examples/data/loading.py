@@ -20,6 +20,7 @@ from examples.data.labels import (
     has_known_label,
     hold_out,
     read_label_names,
+    warn_of_lost_classes,
     warn_of_single_images,
     warn_of_unseen_classes,
 )
@@ -74,7 +75,7 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
     """Load all splits of the data set that the arguments name; `benchmark` is what `find_benchmark` says of it."""
     name = arguments.dataset_name
     known = ", ".join([*sorted(EMBEDDED), *BENCHMARKS])
-    if name is None:
+    if not name:
         raise InputError(f"`--dataset_name` is missing: a Hub id, a local folder, or one of: {known}.")
     if benchmark is not None or name in EMBEDDED:
         refuse_shadowed_folder(name)
@@ -84,7 +85,11 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             f"{name!r} is not generated: use `--max_train_samples` and `--max_eval_samples` instead of "
             "`--generator_train_size` and `--generator_test_size`."
         )
+    if builder is None and arguments.generator_seed:
+        raise InputError(f"`--generator_seed` has no effect: {name!r} is not generated. Leave it out.")
     if name in EMBEDDED:
+        if arguments.dataset_config_name is not None:
+            raise InputError(f"`--dataset_config_name` has no effect: {name!r} has no variants. Leave it out.")
         return EMBEDDED[name]()
     if builder is not None:
         return load_generated(  # type: ignore[return-value]  # it streams only when asked to
@@ -204,6 +209,20 @@ def cut_to_size(data: datasets.Dataset, limit: int | None, split: str, name: str
     return data
 
 
+def refuse_unused_arguments(arguments: DataArguments, has_eval_split: bool) -> None:
+    """Raise an `InputError` for an argument that changes nothing about images by class."""
+    for name in ("question_types", "group_questions", "augment_questions"):
+        if getattr(arguments, name):
+            raise InputError(
+                f"`--{name}` has no effect on images without questions: leave it out, or train with "
+                "`examples.relational_reasoning`."
+            )
+    if has_eval_split and arguments.eval_fraction != DataArguments.eval_fraction:
+        raise InputError(
+            f"`--eval_fraction` has no effect: {arguments.dataset_name!r} has a split to evaluate on. Leave it out."
+        )
+
+
 def load_image_data(arguments: DataArguments) -> ImageData:
     """
     Load, check and cut to size the data set that the arguments name.
@@ -220,6 +239,7 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     refuse_empty(train, "training", arguments.dataset_name)
     label_names = read_label_names(train, label_column)
     eval_split = choose_eval_split(splits, arguments, label_column, label_names)
+    refuse_unused_arguments(arguments, has_eval_split=eval_split is not None)
     parts = {"training": train}
     if eval_split is not None:
         parts["evaluation"] = splits[eval_split]
@@ -235,8 +255,10 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     if arguments.check_images:
         check_images(parts, image_column)
     if arguments.skip_bad_images:
+        given = parts["training"][label_column][:]
         parts = {split: leave_out_bad_images(data, image_column, split) for split, data in parts.items()}
         refuse_empty(parts["training"], "training", arguments.dataset_name)
+        warn_of_lost_classes(given, parts["training"][label_column][:], label_names)
     if "evaluation" not in parts:
         parts["training"], parts["evaluation"] = hold_out(
             parts["training"], label_column, label_names, arguments.eval_fraction

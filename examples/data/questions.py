@@ -171,6 +171,10 @@ def load_questions(arguments: DataArguments) -> ImageData:
         raise InputError(f"{arguments.dataset_name!r} has no questions: train on it with `examples.{benchmark.task}`.")
     if arguments.check_images or arguments.skip_bad_images:
         raise InputError("`--check_images` and `--skip_bad_images` are for image classification: leave them out.")
+    if arguments.eval_fraction != DataArguments.eval_fraction:
+        raise InputError(
+            "`--eval_fraction` has no effect: questions are evaluated on a split of their own. Leave it out."
+        )
     splits = load_splits(arguments, benchmark)
     parts = []
     for flag, split, limit in (

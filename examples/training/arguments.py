@@ -233,6 +233,16 @@ def check_numbers(training: "TrainingArguments") -> None:
         raise InputError(f"`--num_train_epochs` must be above 0, but got {training.num_train_epochs}.")
 
 
+def refuse_empty_epochs(training: "TrainingArguments", num_samples: int) -> None:
+    """Raise an `InputError` if an epoch has no batch left, once its incomplete last one is dropped."""
+    batch_size = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and num_samples < batch_size:
+        raise InputError(
+            f"`--dataloader_drop_last` leaves no batch: there are {num_samples} training samples, and a batch has "
+            f"{batch_size}. Leave it out, or take smaller batches (`--per_device_train_batch_size`)."
+        )
+
+
 def refuse_unused_arguments(training: "TrainingArguments", used: tuple[str, ...]) -> None:
     """Raise an `InputError` if a training argument is set that the explicit loop does not read."""
     # Whatever the arguments that are read imply for others, is implied here too.
@@ -240,7 +250,10 @@ def refuse_unused_arguments(training: "TrainingArguments", used: tuple[str, ...]
     given, unset = training.to_dict(), implied.to_dict()
     if training.save_strategy == "best":
         raise InputError("`save_strategy` 'best' has no effect in this loop: take 'epoch' or 'steps'.")
-    if ignored := sorted(name for name in given if given[name] != unset.get(name)):
+    # What the Trainer derives from others, which are named before it.
+    derived = ("greater_is_better", "metric_for_best_model")
+    ignored = [name for name in given if given[name] != unset.get(name)]
+    if ignored := sorted(ignored, key=lambda name: (name in derived, name)):
         raise InputError(
             f"`{ignored[0]}` {given[ignored[0]]!r} has no effect in this loop: leave it out, "
             "or use `examples.image_classification`."

@@ -16,7 +16,7 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
 from examples.errors import InputError
-from examples.training.arguments import INTERVALS
+from examples.training.arguments import INTERVALS, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.loading import LOADING_ERRORS, flatten_message
 from examples.training.metrics import Accuracy
@@ -108,6 +108,7 @@ def count_group(num_batches: int, epoch_length: int, accumulation_steps: int) ->
 
 def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, DataLoader]:
     """Loaders of the training and the evaluation split."""
+    refuse_empty_epochs(training, len(datasets[0]))
     options: dict[str, Any] = {"num_workers": training.dataloader_num_workers, "pin_memory": torch.cuda.is_available()}
     train_loader = DataLoader(
         datasets[0],

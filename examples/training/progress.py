@@ -145,8 +145,8 @@ class LinePerEpochCallback(TrainerCallback):
         self.progress.advance(state.global_step)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        # The evaluation of the epoch, if there is one, comes next.
-        self.is_due = True
+        # The evaluation of the epoch, if there is one, comes next, unless one at the last step has shown it already.
+        self.is_due = self.loss.count > 0
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if self.progress is not None and metrics is not None:

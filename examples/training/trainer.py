@@ -24,6 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from examples.errors import InputError
+from examples.training.arguments import refuse_empty_epochs
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
@@ -32,6 +33,15 @@ from examples.training.checkpoints import (
 )
 from examples.training.loading import flatten_message
 from examples.training.progress import LinePerEpochCallback, RunningMean
+
+
+# Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
+NEEDED_TO_MEASURE = {
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+    "eval_do_concat_batches": True,
+    "label_names": None,
+}
 
 
 class EpochCallback(TrainerCallback):
@@ -109,6 +119,23 @@ class AiTTrainer(Trainer):
             self.loss_parts["balance_loss"].append(balance_loss.detach())
         return (loss, outputs) if return_outputs else loss
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.
+        drops_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drops_last
+
+    def evaluation_loop(self, *args, **kwargs):
+        # Evaluation in half precision would cast the trained weights for good, and they would be saved so.
+        casts = not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval)
+        trained = [parameter.data.clone() for parameter in self.model.parameters()] if casts else []
+        output = super().evaluation_loop(*args, **kwargs)
+        for parameter, values in zip(self.model.parameters(), trained):
+            parameter.data = values.to(parameter.device)
+        return output
+
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
@@ -145,16 +172,23 @@ def is_over(state: TrainerState, training: TrainingArguments) -> bool:
     return (state.epoch or 0.0) >= training.num_train_epochs - 1e-6
 
 
-def adapt_arguments(training: TrainingArguments) -> None:
+def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     """
     Switch off what these scripts do themselves, and what would only warn.
 
     Raises:
-        InputError: for a best model by something that is not measured.
+        InputError: for a best model by something that is not measured, an evaluation without its measures, epochs
+            without a batch, or a precision that the machine does not have.
     """
+    for name, needed in NEEDED_TO_MEASURE.items():
+        if (value := getattr(training, name)) != needed:
+            raise InputError(f"`--{name}` {value!r} would leave the evaluation without its measures: leave it out.")
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in ("loss", "accuracy"):
         raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
+    refuse_empty_epochs(training, num_samples)
+    if training.fp16 and training.device.type == "cpu":
+        raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
@@ -187,7 +221,7 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
-    adapt_arguments(training)
+    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
@@ -222,6 +256,8 @@ def train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except UnpicklingError as error:
             raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
+        except ImportError as error:
+            raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}

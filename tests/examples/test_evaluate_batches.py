@@ -12,7 +12,7 @@ from examples import evaluate_batches
 from examples.data.arguments import DataArguments
 from examples.data.loading import load_image_data
 from examples.errors import InputError
-from examples.evaluate_batches import BatchArguments, evaluate_checkpoint, main, predict, summarize
+from examples.evaluate_batches import BatchArguments, evaluate_checkpoint, find_indices, main, predict, summarize
 from modeling_ait import AiTForImageClassification
 
 
@@ -146,3 +146,24 @@ def test_checkpoint_of_other_labels_is_refused(make_model, tmp_path):
     make_model(image_size=8, num_labels=7).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"7 labels.*10 classes"):
         main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "10"])
+
+
+def make_classes(*names):
+    return types.SimpleNamespace(name="pets", label_names=list(names))
+
+
+def test_classes_of_a_checkpoint_are_found_by_name():
+    assert find_indices("run", {0: "dog", 1: "owl", 2: "cat"}, make_classes("cat", "dog", "owl")) == [2, 0, 1]
+    assert find_indices("run", {0: "LABEL_0", 1: "LABEL_1"}, make_classes("cat", "dog")) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({0: "cat", 1: "dog", 2: "owl"}, "has 3 labels, but 'pets' has 2 classes"),
+        ({0: "cat", 1: "cow"}, "does not know the class 'dog' of 'pets', but has cat, cow"),
+    ],
+)
+def test_checkpoint_of_other_classes_is_refused(names, message):
+    with pytest.raises(InputError, match=message):
+        find_indices("run", names, make_classes("cat", "dog"))

@@ -314,6 +314,11 @@ def test_folder_of_the_name_without_data_is_no_data_set(tmp_path, monkeypatch):
     assert len(load("digits").train) == 1437
 
 
+def test_held_out_part_is_refused_for_questions():
+    with pytest.raises(InputError, match="`--eval_fraction` has no effect: questions are evaluated on a split"):
+        load_questions(DataArguments("sort_of_clevr", eval_fraction=0.3))
+
+
 def test_flags_for_images_are_refused_for_questions():
     with pytest.raises(InputError, match="are for image classification"):
         load_questions(DataArguments("sort_of_clevr", check_images=True))

@@ -423,3 +423,42 @@ def test_class_with_one_training_image_is_said_beside_a_test_split(tmp_path, cap
 def test_numbers_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         DataArguments("digits", **arguments)
+
+
+@pytest.mark.parametrize("names", [("train_set", "test_set"), ("Training images", "Validation images")])
+def test_folders_named_much_like_splits_are_refused(names, tmp_path):
+    for name in names:
+        write_images(tmp_path, spread(name + "/{}/{}.png"))
+    with pytest.raises(InputError, match=r"look like splits.*Rename them"):
+        load(tmp_path)
+
+
+def test_classes_with_split_words_in_their_names_are_classes(tmp_path):
+    write_images(tmp_path, spread("{}/indoor/{}.png", ["train station", "test tube"]))
+    write_images(tmp_path, spread("{}/{}.png", ["train station", "test tube"]))
+    assert load(tmp_path).label_names == ["test tube", "train station"]
+
+
+def test_class_whose_images_are_all_broken_is_said(tmp_path, capsys):
+    write_images(tmp_path, spread("{}/{}.png", ["cat", "dog"]))
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "owl" / "0.png").write_bytes(b"")
+    load(tmp_path, skip_bad_images=True)
+    assert "Warning: no training image of these classes can be read: owl." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"question_types": ["binary"]}, "`--question_types` has no effect on images without questions"),
+        ({"group_questions": True}, "`--group_questions` has no effect on images without questions"),
+        ({"augment_questions": True}, "`--augment_questions` has no effect on images without questions"),
+        ({"generator_seed": 1}, "`--generator_seed` has no effect: 'digits' is not generated"),
+        ({"dataset_config_name": "fixed"}, "`--dataset_config_name` has no effect: 'digits' has no variants"),
+        ({"eval_fraction": 0.5}, "`--eval_fraction` has no effect: 'digits' has a split to evaluate on"),
+        ({"dataset_name": ""}, "`--dataset_name` is missing"),
+    ],
+)
+def test_arguments_without_effect_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        load_image_data(DataArguments(**{"dataset_name": "digits", **arguments}))

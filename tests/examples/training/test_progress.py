@@ -40,6 +40,14 @@ def test_line_without_evaluation_has_the_loss_alone(script, make_flags, tmp_path
 
 
 @SCRIPTS
+def test_evaluation_at_the_end_of_an_epoch_is_shown_once(script, make_flags, tmp_path, capsys):
+    script.main(make_flags(tmp_path / "run", **EPOCHS, eval_strategy="steps", eval_steps=2))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert [re.search(r"step (\d+) of 12", line)[1] for line in lines] == ["2", "4", "6", "8", "10", "12"]
+    assert all("accuracy" in line for line in lines)
+
+
+@SCRIPTS
 def test_verbose_training_prints_every_log(script, make_flags, tmp_path, capsys):
     script.main(make_flags(tmp_path / "run", **EPOCHS, eval_strategy="epoch", verbose=True))
     logs = [line for line in capsys.readouterr().out.splitlines() if re.match(r"step \d+: ", line)]

@@ -6,7 +6,14 @@ import pytest
 import torch
 from transformers import TrainerState, TrainingArguments
 
-from examples.training.trainer import AiTTrainer, CompleteLogCallback, EpochCallback, average_logged_loss
+from examples.errors import InputError
+from examples.training.trainer import (
+    AiTTrainer,
+    CompleteLogCallback,
+    EpochCallback,
+    adapt_arguments,
+    average_logged_loss,
+)
 
 
 @pytest.fixture
@@ -84,3 +91,42 @@ def test_losses_are_logged_at_every_save_and_at_the_last_step(step, should_save,
 def test_loss_function_that_would_drop_the_balance_loss_is_refused(make_model, tmp_path):
     with pytest.raises(ValueError, match="would drop the balance loss"):
         AiTTrainer(model=make_model(), compute_loss_func=lambda outputs, labels, num_items_in_batch: 0)
+
+
+def test_every_image_is_evaluated_whatever_training_drops(make_trainer):
+    trainer = make_trainer(dataloader_drop_last=True, per_device_train_batch_size=4, per_device_eval_batch_size=4)
+    trainer.train_dataset = trainer.eval_dataset = [{"pixel_values": torch.zeros(3, 8, 8)}] * 5
+    assert [len(batch["pixel_values"]) for batch in trainer.get_eval_dataloader()] == [4, 1]
+    assert [len(batch["pixel_values"]) for batch in trainer.get_train_dataloader()] == [4]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"prediction_loss_only": True},
+        {"batch_eval_metrics": True},
+        {"eval_do_concat_batches": False},
+        {"label_names": ["answer"]},
+    ],
+)
+def test_evaluation_without_measures_is_refused(field, tmp_path):
+    (name,) = field
+    with pytest.raises(InputError, match=f"`--{name}` .* leave it out"):
+        adapt_arguments(TrainingArguments(output_dir=str(tmp_path), report_to="none", **field), 8)
+
+
+def test_half_precision_without_effect_is_refused(tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, fp16=True)
+    with pytest.raises(InputError, match="`--fp16` has no effect on a CPU"):
+        adapt_arguments(arguments, 8)
+
+
+def test_trained_weights_outlive_an_evaluation_in_half_precision(make_trainer, make_images):
+    trainer = make_trainer(bf16_full_eval=True)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    images = make_images()
+    trainer.evaluate([{"pixel_values": image, "labels": 1} for image in images])
+    after = trainer.model.state_dict()
+    assert all(
+        after[name].dtype == tensor.dtype and torch.equal(after[name], tensor) for name, tensor in before.items()
+    )
