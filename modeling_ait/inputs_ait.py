@@ -152,7 +152,8 @@ def check_labels(
     if problem_type != "single_label_classification":
         if not has_rows and not (num_labels == 1 and labels.shape == (batch_size,)):
             raise ValueError(
-                f"`labels` must have the shape {(batch_size, num_labels)} with `problem_type` {problem_type!r}, {given}."
+                f"`labels` must have the shape {(batch_size, num_labels)} with `problem_type` {problem_type!r}, "
+                f"{given}."
             )
         if not labels.is_floating_point():
             raise ValueError(f"`labels` must be floating-point with `problem_type` {problem_type!r}, {given}.")

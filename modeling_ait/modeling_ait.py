@@ -312,7 +312,7 @@ class AiTClassifier(AiTPreTrainedModel):
             labels, problem_type = check_labels(labels, pixel_values, question, self.config)
         outputs = self.ait(pixel_values, question, update_memory, interpolate_pos_encoding, **kwargs)
         # Not before the images are taken too: the labels of a refused call decide nothing.
-        self.config.problem_type = problem_type
+        self.config.problem_type = problem_type  # type: ignore[assignment]  # one of `PROBLEM_TYPES`
         logits = self.classifier(outputs.pooler_output)  # (batch_size[, num_questions], num_labels)
 
         loss = None

@@ -83,8 +83,8 @@ ODD_FLAGS = {
     "interpolate_pos_encoding": ("yes", 1, torch.tensor(True)),
     "attention_mask": (torch.ones(2, 6),),
     "num_items_in_batch": ("two", 0, -1, torch.ones(2)),
-    **{name: (1,) for name in ("config", "dropout", "hidden_states", "memory", "pooled_logits", "scaling")},
-    "num_questions": (1,),
+    **dict.fromkeys(("config", "dropout", "hidden_states", "memory", "num_questions", "pooled_logits"), (1,)),
+    "scaling": (2.0,),
 }
 
 
