@@ -48,7 +48,9 @@ def predict(
     return predictions
 
 
-def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArguments) -> list[dict[str, Any]]:
+def evaluate_checkpoint(
+    checkpoint: str, data: "ImageData", arguments: BatchArguments, data_arguments: DataArguments
+) -> list[dict[str, Any]]:
     """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
     import numpy as np
     import torch
@@ -63,7 +65,12 @@ def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArgu
             f"{checkpoint!r} has {model.config.num_labels} labels, but {data.name!r} has {len(data.label_names)} "
             "classes: evaluate it on the data set that it was trained on."
         )
-    processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
+    names = [model.config.id2label[index] for index in range(len(data.label_names))]
+    if names != data.label_names and sorted(names) == sorted(data.label_names):
+        raise InputError(
+            f"{checkpoint!r} has the labels of {data.name!r} in another order: its predictions would count as others."
+        )
+    processor = load_image_processor(checkpoint, model.config, data_arguments, is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
     labels = torch.tensor(data.evaluation[data.label_column][:])
@@ -137,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
 
     data = load_image_data(data_arguments)
     checkpoints = [
-        {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments)}
+        {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments, data_arguments)}
         for checkpoint in tqdm(arguments.checkpoints)
     ]
     batch_summary = summarize(checkpoints)
