@@ -162,6 +162,18 @@ def test_secrets_are_found_by_variable_flag_and_form(monkeypatch):
     assert text == "HIDDEN HIDDEN HIDDEN main"
 
 
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "CLIENT_SECRET", "db_password"])
+def test_variables_that_are_called_secret_are_hidden(name, monkeypatch):
+    monkeypatch.setenv(name, "zebra-crossing")
+    assert redact("a zebra-crossing") == "a HIDDEN"
+
+
+def test_secret_that_begins_with_another_is_hidden_whole(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "zebra-crossing")
+    monkeypatch.setenv("OTHER_TOKEN", "zebra-crossing-at-night")
+    assert redact("zebra-crossing-at-night, zebra-crossing") == "HIDDEN, HIDDEN"
+
+
 def test_secrets_are_found_as_json_and_messages_write_them(monkeypatch):
     secret = "wört\"with\\and'quotes"
     monkeypatch.setenv("HF_TOKEN", secret)
