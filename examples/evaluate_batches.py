@@ -73,7 +73,9 @@ def find_indices(checkpoint: str, names: dict[int, str], data: "ImageData") -> l
     return [index_of[name] for name in data.label_names]
 
 
-def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArguments) -> list[dict[str, Any]]:
+def evaluate_checkpoint(
+    checkpoint: str, data: "ImageData", arguments: BatchArguments, data_arguments: DataArguments
+) -> list[dict[str, Any]]:
     """Accuracy in each setting, and the share of predictions that differ from those in the first one."""
     import numpy as np
     import torch
@@ -84,7 +86,7 @@ def evaluate_checkpoint(checkpoint: str, data: "ImageData", arguments: BatchArgu
 
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()
     indices = find_indices(checkpoint, dict(model.config.id2label or {}), data)
-    processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
+    processor = load_image_processor(checkpoint, model.config, data_arguments, is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     pixels = torch.stack([dataset[index] for index in range(len(dataset))])
     labels = torch.tensor([indices[label] for label in data.evaluation[data.label_column][:]])
@@ -158,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
 
     data = load_image_data(data_arguments)
     checkpoints = [
-        {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments)}
+        {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments, data_arguments)}
         for checkpoint in tqdm(arguments.checkpoints, unit="checkpoint", leave=False, disable=None)
     ]
     batch_summary = summarize(checkpoints)

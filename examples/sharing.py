@@ -1,5 +1,6 @@
 """What others get to see: text without secrets that cannot break a page, and the files that a push uploads."""
 
+import json
 import logging
 import os
 import re
@@ -52,7 +53,10 @@ def list_secrets() -> list[str]:
         name, equals, value = flag.partition("=")
         if SECRET_FLAG.fullmatch(name):
             values.append(value if equals else following)
-    return sorted({value for value in values if len(value) >= SHORTEST_SECRET}, key=len, reverse=True)
+    secrets = {value for value in values if len(value) >= SHORTEST_SECRET}
+    # JSON and messages write quotes, backslashes and some letters as escapes.
+    written = {json.dumps(value)[1:-1] for value in secrets} | {repr(value)[1:-1] for value in secrets}
+    return sorted(secrets | written, key=len, reverse=True)
 
 
 def redact(text: str) -> str:

@@ -307,7 +307,7 @@ class AiTConfig(AiTSavedConfig):
             "position_embedding_init",
             '"normal" without learned positions',
         )
-        self._require(0.0 <= self.output_norm_init < math.inf, "output_norm_init", "finite and not negative")
+        self._require(0.0 <= self.output_norm_init <= FLOAT32_MAX, "output_norm_init", "finite and not negative")
         self._require(
             self.pooling in ("mean", "flatten", "cls", "question"), "pooling", '"mean", "flatten", "cls" or "question"'
         )

@@ -10,6 +10,8 @@ from .configuration_ait import PROBLEM_TYPES, AiTConfig
 
 # What cross-entropy leaves out.
 IGNORED_LABEL = -100
+# What layers, attention and loss get from the model beside the keyword arguments of a forward.
+OWN_ARGUMENTS = {"config", "dropout", "hidden_states", "memory", "num_questions", "pooled_logits", "scaling"}
 
 
 def check_flags(**flags: Any) -> None:
@@ -20,8 +22,12 @@ def check_flags(**flags: Any) -> None:
             raise ValueError(f"`{name}` must be True, False or None, but got {show(flags[name])}.")
     if flags.get("attention_mask") is not None:
         raise ValueError("AiT attends to every token of an image: leave `attention_mask` out.")
+    for name in OWN_ARGUMENTS & flags.keys():
+        raise ValueError(f"AiT sets `{name}` itself: leave it out.")
     number = flags.get("num_items_in_batch")
-    if not isinstance(number, (NoneType, torch.Tensor)) and not (isinstance(number, (int, float)) and number > 0):
+    is_number = isinstance(number, (int, float)) and number > 0
+    # A look at the value of a tensor would wait for its device.
+    if not (number is None or is_number or (isinstance(number, torch.Tensor) and number.numel() == 1)):
         raise ValueError(f"`num_items_in_batch` must be a number above 0, but got {show(number)}.")
 
 
@@ -99,9 +105,9 @@ def flatten_labels(labels: torch.Tensor, question: torch.Tensor | None, batch_si
 
 def check_labels(
     labels: torch.Tensor, pixel_values: torch.Tensor | None, question: torch.Tensor | None, config: AiTConfig
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, str | None]:
     """
-    Return the labels as the loss takes them, or raise a `ValueError` that says what was given and allowed.
+    Return the labels as the loss takes them and their `problem_type`, or raise a `ValueError` that says what is wrong.
 
     Where `config.problem_type` is not set, the labels decide it, as in transformers: integers are classes. Rows of
     numbers that sum to 1 are probabilities of classes (mixup); transformers takes them for independent targets.
@@ -110,11 +116,11 @@ def check_labels(
         labels: Classes `(batch_size,)`, or targets `(batch_size, num_labels)`.
         pixel_values: The images, whose number counts. `None` is refused where images are encoded.
         question: The questions, if any.
-        config: Configuration. Its `problem_type` is set if it was `None`.
+        config: Configuration, which stays as it is.
     """
     num_labels = config.num_labels or 0
     if pixel_values is None:
-        return labels
+        return labels, config.problem_type
     check_tensor("pixel_values", pixel_values)
     check_tensor("labels", labels)
     if question is not None:
@@ -135,29 +141,30 @@ def check_labels(
     if config.problem_type not in (None, *PROBLEM_TYPES):
         raise ValueError(f"`problem_type` must be None or one of {PROBLEM_TYPES}, but got {config.problem_type!r}.")
     has_rows = labels.shape == (batch_size, num_labels)
-    if config.problem_type is None:
+    problem_type = config.problem_type
+    if problem_type is None:
         if num_labels == 1:
-            config.problem_type = "regression"
+            problem_type = "regression"
         elif not labels.is_floating_point() or (has_rows and bool(((labels.sum(-1) - 1).abs() < 1e-3).all())):
-            config.problem_type = "single_label_classification"
+            problem_type = "single_label_classification"
         else:
-            config.problem_type = "multi_label_classification"
-    if config.problem_type != "single_label_classification":
+            problem_type = "multi_label_classification"
+    if problem_type != "single_label_classification":
         if not has_rows and not (num_labels == 1 and labels.shape == (batch_size,)):
             raise ValueError(
-                f"`labels` must have the shape {(batch_size, num_labels)} with `problem_type` "
-                f"{config.problem_type!r}, {given}."
+                f"`labels` must have the shape {(batch_size, num_labels)} with `problem_type` {problem_type!r}, "
+                f"{given}."
             )
         if not labels.is_floating_point():
-            raise ValueError(f"`labels` must be floating-point with `problem_type` {config.problem_type!r}, {given}.")
-        return labels
+            raise ValueError(f"`labels` must be floating-point with `problem_type` {problem_type!r}, {given}.")
+        return labels, problem_type
     if labels.is_floating_point():
         if not has_rows:
             raise ValueError(
                 f"`labels` must be {batch_size} integers, or probabilities of shape {(batch_size, num_labels)}, "
                 f"{given}."
             )
-        return labels
+        return labels, problem_type
     if labels.numel() != batch_size or labels.dim() == 0:
         raise ValueError(f"`labels` must be one integer for each of the {batch_size} images, {given}.")
     labels = labels.long()
@@ -168,4 +175,4 @@ def check_labels(
                 f"`labels` must be from 0 to {num_labels - 1} (`num_labels` is {num_labels}), "
                 f"but got {labels[is_wrong][0].item()}."
             )
-    return labels
+    return labels, problem_type

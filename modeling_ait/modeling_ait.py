@@ -303,9 +303,13 @@ class AiTClassifier(AiTPreTrainedModel):
         **kwargs: Unpack[AiTKwargs],
     ) -> AiTClassifierOutput:
         """Encode and, with labels, compute the loss. Refused labels leave the memories as they were."""
+        # Any, because the configuration's own type is a set of literals.
+        problem_type: Any = self.config.problem_type
         if labels is not None:
-            labels = check_labels(labels, pixel_values, question, self.config)
+            labels, problem_type = check_labels(labels, pixel_values, question, self.config)
         outputs = self.ait(pixel_values, question, update_memory, interpolate_pos_encoding, **kwargs)
+        # Not before the images are taken too: the labels of a refused call decide nothing.
+        self.config.problem_type = problem_type
         logits = self.classifier(outputs.pooler_output)  # (batch_size[, num_questions], num_labels)
 
         loss = None

@@ -20,6 +20,7 @@ FLOATS = (
     "initializer_range",
     "layer_norm_eps",
     "memory_update_rate",
+    "output_norm_init",
     "hopfield_beta",
     "balance_loss_coef",
 )

@@ -54,6 +54,15 @@ def test_integer_labels_of_any_width_give_the_same_loss(make_model, make_images,
     assert model.config.problem_type == "single_label_classification"
 
 
+def test_refused_labels_do_not_decide_the_problem_type(make_model, make_images):
+    model, labels = make_model(), torch.tensor([0, 1, 2, 1])
+    refuse(model, r"must have the shape \(4, 3\)", make_images(), labels=torch.rand(4))
+    refuse(model, "pixels", make_images()[..., :4], labels=labels)
+    assert model.config.problem_type is None
+    assert model(make_images(), labels=labels).loss.isfinite()
+    assert model.config.problem_type == "single_label_classification"
+
+
 def test_ignored_labels_are_left_out_of_the_loss(make_model, make_images):
     model = make_model().eval()
     outputs = model(make_images(), labels=torch.tensor([0, -100, 2, -100]))

@@ -82,7 +82,9 @@ ODD_FLAGS = {
     "update_memory": ("no", 2, [], torch.tensor(True)),
     "interpolate_pos_encoding": ("yes", 1, torch.tensor(True)),
     "attention_mask": (torch.ones(2, 6),),
-    "num_items_in_batch": ("two", 0, -1),
+    "num_items_in_batch": ("two", 0, -1, torch.ones(2)),
+    **dict.fromkeys(("config", "dropout", "hidden_states", "memory", "num_questions", "pooled_logits"), (1,)),
+    "scaling": (2.0,),
 }
 
 
@@ -144,6 +146,8 @@ def test_odd_calls_are_refused_in_one_line_and_change_no_memory(make_config):
                 wrong.append(f"{name}: {error}")
             if any(not torch.equal(value, before[key]) for key, value in model.state_dict().items()):
                 wrong.append(f"{name}: refused, but written")
+            if model.config.problem_type != fields.get("problem_type"):
+                wrong.append(f"{name}: refused, but its labels decided `problem_type` {model.config.problem_type}")
         except Exception as error:
             wrong.append(f"{name}: {type(error).__name__}: {error}")
         else:

@@ -57,9 +57,19 @@ def find_roots(folder: Path) -> list[str]:
 
 
 def is_inside(path: str, roots: list[str]) -> bool:
-    """Whether a path, with all links followed, is one of the roots or below one."""
+    """Whether a path, with all links followed, is one of the roots or below one; one that no file can have is."""
+    if "\0" in path:
+        return True
     real = os.path.realpath(path)
     return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one; links that lead in a circle are not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry]:
@@ -78,10 +88,10 @@ def walk(folder: Path) -> Iterator[os.DirEntry]:
         except OSError as error:
             raise InputError(f"The folder {show(parent)} cannot be opened: {error.strerror}.") from error
         for entry in entries:
-            if entry.is_symlink() or not entry.is_dir():
+            if entry.is_symlink() or not is_folder(entry):
                 yield entry
             # A link to a folder that it lies in has no end.
-            if entry.is_dir() and not real.startswith(os.path.realpath(entry.path) + os.sep):
+            if is_folder(entry) and not real.startswith(os.path.realpath(entry.path) + os.sep):
                 pending.append(entry.path)
 
 
@@ -99,10 +109,10 @@ def list_files(folder: Path, allow_outside_files: bool = False) -> tuple[list[Pa
     for entry in walk(folder):
         path = Path(entry.path).relative_to(folder)
         is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-        is_link_to_data = entry.is_symlink() and (entry.is_dir() or path.suffix.lower() in DATA_EXTENSIONS)
+        is_link_to_data = entry.is_symlink() and (is_folder(entry) or path.suffix.lower() in DATA_EXTENSIONS)
         if is_link_to_data and not is_hidden and not is_inside(entry.path, roots):
             outside.append(path.as_posix())
-        if not entry.is_dir():
+        if not is_folder(entry):
             (hidden if is_hidden else used).append(path)
     if outside and not allow_outside_files:
         refuse_outside_files(folder, sorted(outside))

@@ -30,12 +30,20 @@ def read_recipe(path: str) -> dict[str, Any]:
         raise InputError(f"The recipe {path!r} is no text in UTF-8: {error}.") from None
     except OSError as error:
         raise InputError(f"The recipe {path!r} cannot be read: {error.strerror}.") from None
+    except yaml.MarkedYAMLError as error:
+        # Without the line itself, which the error has too: it may hold a token.
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = " ".join((error.problem or error.context or "it cannot be read").split())
+        raise InputError(f"The recipe {path!r} is not valid YAML{place}: {problem}.") from None
     except yaml.YAMLError as error:
         raise InputError(f"The recipe {path!r} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):
         kind = "empty" if recipe is None else "a list" if isinstance(recipe, list) else "a single value"
         raise InputError(f"The recipe {path!r} must be a mapping of arguments, such as `seed: 0`, but is {kind}.")
     if (token := recipe.pop("hub_token", None)) is not None:
+        if not isinstance(token, str):
+            raise InputError(f"The recipe {path!r} has a `hub_token` that is no text.")
         set_hub_token(token)
     return recipe
 

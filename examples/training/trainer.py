@@ -31,7 +31,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
-from examples.training.loading import flatten_message
+from examples.training.loading import LOADING_ERRORS, flatten_message
 from examples.training.progress import LinePerEpochCallback, RunningMean
 
 
@@ -165,6 +165,23 @@ def average_logged_loss(state: TrainerState) -> float:
     return weighted / steps[-1] if logs else float("nan")
 
 
+def load_state(checkpoint: Path) -> TrainerState:
+    """
+    Read where a checkpoint was written.
+
+    Raises:
+        InputError: if its state is not one that the Trainer goes on from.
+    """
+    try:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        is_usable = state.global_step > 0 and state.max_steps > 0 and (state.train_batch_size or 0) > 0
+    except LOADING_ERRORS as error:
+        raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
+    if not is_usable:
+        raise InputError(f"{checkpoint} cannot be resumed: its {TRAINER_STATE_NAME} tells of no training.")
+    return state
+
+
 def is_over(state: TrainerState, training: TrainingArguments) -> bool:
     """Whether a state is of the last step that the arguments ask for."""
     if training.max_steps > 0:
@@ -244,7 +261,7 @@ def train(
     trainer.add_callback(LinePerEpochCallback(trainer.running_loss, verbose))
     start, first_step = time.perf_counter(), 0
     if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        state = load_state(checkpoint)
         first_step = state.global_step
     if checkpoint is not None and is_over(state, training):
         # Killed between the last step and the results. The Trainer would train for another step.

@@ -13,6 +13,7 @@ from examples.data.arguments import DataArguments
 from examples.data.loading import load_image_data
 from examples.errors import InputError
 from examples.evaluate_batches import BatchArguments, evaluate_checkpoint, find_indices, main, predict, summarize
+from examples.training import loading
 from modeling_ait import AiTForImageClassification
 
 
@@ -100,7 +101,7 @@ def test_every_setting_starts_from_the_checkpoint_and_is_compared_with_the_first
         return predictions
 
     monkeypatch.setattr(evaluate_batches, "predict", predict_and_write)
-    rows = evaluate_checkpoint(str(tmp_path), data, arguments)
+    rows = evaluate_checkpoint(str(tmp_path), data, arguments, DataArguments())
     settings = [(update, size, order) for update in (False, True) for size in (2, 5) for order in range(3)]
     assert [(row["update_memory"], row["batch_size"], row["order"]) for row in rows] == settings
     orders = [np.arange(20), *(np.random.default_rng(index).permutation(20) for index in (1, 2))]
@@ -167,3 +168,17 @@ def test_classes_of_a_checkpoint_are_found_by_name():
 def test_checkpoint_of_other_classes_is_refused(names, message):
     with pytest.raises(InputError, match=message):
         find_indices("run", names, make_classes("cat", "dog"))
+
+
+def test_statistics_of_the_arguments_are_used(make_model, tmp_path, monkeypatch):
+    make_model(image_size=8, num_labels=10).save_pretrained(tmp_path)
+    processors, load_processor = [], loading.load_image_processor
+
+    def load_and_keep(*arguments, **options):
+        processors.append(load_processor(*arguments, **options))
+        return processors[0]
+
+    monkeypatch.setattr(loading, "load_image_processor", load_and_keep)
+    flags = ["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "10"]
+    main([*flags, "--batch_sizes", "10", "--num_orders", "1", "--image_mean", "0.1", "0.2", "0.3"])
+    assert list(processors[0].image_mean) == [0.1, 0.2, 0.3]

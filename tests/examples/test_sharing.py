@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from examples import compare, image_classification
-from examples.errors import run_script
+from examples.errors import InputError, run_script
 from examples.sharing import (
+    HIDDEN,
     RedactedStream,
     escape_markdown,
     join_command,
@@ -159,6 +160,48 @@ def test_secrets_are_found_by_variable_flag_and_form(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script", "--hub_token", SECRET])
     text = redact(f"{SECRET} 1234567890abcdef hf_abcdefghijklmnop main")
     assert text == "HIDDEN HIDDEN HIDDEN main"
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "CLIENT_SECRET", "db_password"])
+def test_variables_that_are_called_secret_are_hidden(name, monkeypatch):
+    monkeypatch.setenv(name, "zebra-crossing")
+    assert redact("a zebra-crossing") == "a HIDDEN"
+
+
+def test_secret_that_begins_with_another_is_hidden_whole(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "zebra-crossing")
+    monkeypatch.setenv("OTHER_TOKEN", "zebra-crossing-at-night")
+    assert redact("zebra-crossing-at-night, zebra-crossing") == "HIDDEN, HIDDEN"
+
+
+def test_secrets_are_found_as_json_and_messages_write_them(monkeypatch):
+    secret = "wört\"with\\and'quotes"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    for written in (secret, json.dumps([secret]), repr([secret]), f"{ValueError(secret)!r}"):
+        text = redact(written)
+        assert HIDDEN in text
+        assert "quotes" not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'hub_token: "{SECRET}\nseed: 0\n',
+        f"hub_token: {SECRET}: 3\n",
+        f"hub_token:\t{SECRET}: [\n",
+        f"hub_token: [{SECRET}\n",
+        f"hub_token: [{SECRET}]\n",
+        f"hub_token: '{SECRET}' x\n",
+        f"hub_tokn: {SECRET}\n",
+    ],
+)
+def test_broken_recipe_shows_no_token(text, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    with pytest.raises(InputError) as caught:
+        image_classification.main([str(recipe), "--output_dir", str(tmp_path / "run")])
+    assert SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_output_is_redacted_and_never_fails(monkeypatch):

@@ -86,6 +86,26 @@ def test_link_out_of_the_folder_is_refused_unless_allowed(link, target, outside,
     assert len(data.train) + len(data.evaluation) > 8
 
 
+def test_link_to_a_folder_whose_name_begins_like_the_data_folder_is_refused(tmp_path):
+    write_images(tmp_path / "pets", spread("{}/{}.png"))
+    write_images(tmp_path / "pets-of-others", ["secret.png"])
+    (tmp_path / "pets" / "cat" / "9.png").symlink_to(tmp_path / "pets-of-others" / "secret.png")
+    assert "lead there: cat/9.png. Copy" in refuse(tmp_path / "pets")
+
+
+def test_links_in_a_circle_and_paths_that_no_file_can_have_are_images_that_cannot_be_read(tmp_path, processor):
+    write_images(tmp_path / "folder", spread("{}/{}.png"))
+    (tmp_path / "folder" / "cat" / "9.png").symlink_to(tmp_path / "folder" / "cat" / "9.png")
+    (tmp_path / "table").mkdir()
+    images = make_raw_images({"bytes": None, "path": "a\0b.png"})
+    write_raw_parquet(tmp_path / "table" / "train.parquet", images, ["a", "b"] * 3)
+    for folder in ("folder", "table"):
+        data = load(tmp_path / folder)
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            read_all(data, processor)
+        assert "\n" not in str(caught.value)
+
+
 def test_links_within_the_folder_and_to_it_are_followed(tmp_path):
     folder = tmp_path / "real"
     write_images(folder, spread("{}/{}.png"))

@@ -169,6 +169,18 @@ def test_no_file_of_a_checkpoint_is_executed(runs, tmp_path):
         assert not mark.exists(), name
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"global_step": "x"}', '{"global_step": 2, "max_steps": 4}'])
+def test_state_that_fits_the_manifest_but_tells_of_no_training_is_refused(runs, tmp_path, text):
+    loop, unfinished, _ = runs
+    folder = shutil.copytree(unfinished, tmp_path / "run")
+    newest = folder / "checkpoint-4"
+    (newest / {"trainer": "trainer_state.json", "accelerate": "progress.json"}[loop]).write_text(text)
+    seal_checkpoint(newest)
+    with pytest.raises(InputError, match="checkpoint-4 cannot be resumed: ") as caught:
+        SCRIPTS[loop].main(make_tiny_flags(folder, **SAVING))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("given", ["nowhere", "checkpoint-4", "other"])
 def test_checkpoint_that_was_named_must_be_whole_and_of_the_same_script(runs, tmp_path, given):
     loop, unfinished, _ = runs
