@@ -83,6 +83,7 @@ ODD_FLAGS = {
     "interpolate_pos_encoding": ("yes", 1, torch.tensor(True)),
     "attention_mask": (torch.ones(2, 6),),
     "num_items_in_batch": ("two", 0, -1, torch.ones(2)),
+    "ignore_index": ("x", None, 1.5),
     **dict.fromkeys(("config", "dropout", "hidden_states", "memory", "num_questions", "pooled_logits"), (1,)),
     "scaling": (2.0,),
 }

@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import PreTrainedModel, ViTImageProcessorPil, set_seed
+from transformers.utils import logging
 
 from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
@@ -10,6 +11,9 @@ from examples.errors import InputError
 from examples.training.arguments import ModelArguments, check_arguments, check_problem_type
 from examples.training.loading import flatten_message, load_checkpoint, load_image_processor, make_image_processor
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
+
+
+logger = logging.get_logger(__name__)
 
 
 def build_from_scratch(arguments: ModelArguments, fields: dict[str, Any]) -> tuple[AiTConfig, PreTrainedModel]:
@@ -51,5 +55,9 @@ def build_model(
         return model, make_image_processor(config, data)
     model_class = AiTForImageClassification if question_size is None else AiTForRelationalReasoning
     ait = load_checkpoint(checkpoint, model_class, **fields)
+    old_names = list((AiTConfig.from_pretrained(checkpoint).id2label or {}).values())
+    if len(old_names) == len(label_names) and old_names != label_names:
+        change = next(f"{old!r} is now {new!r}" for old, new in zip(old_names, label_names) if old != new)
+        logger.warning(f"The classifier of {checkpoint!r} is kept, under the new names of its classes: {change}.")
     check_problem_type(ait.config.problem_type)
     return ait, load_image_processor(checkpoint, ait.config, data, is_resized="image_size" in fields)

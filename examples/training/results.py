@@ -81,6 +81,12 @@ def refuse_divergence(name: str, loss: float) -> None:
         raise InputError(f"Training diverged: `{name}` is {loss}. Lower `--learning_rate` and restart.")
 
 
+def describe_accuracy(results: dict[str, Any]) -> str:
+    """The accuracy of a run in one line: that of all questions, where there are any."""
+    asked = "all questions about " if "accuracy_by_group" in results else ""
+    return f"Accuracy on {asked}{results['num_eval_samples']} held-out images: {100 * results['accuracy']:.2f} %"
+
+
 def report_run(
     save: Callable[[str], None],
     model: PreTrainedModel,
@@ -140,7 +146,7 @@ def report_run(
         # Of a model that stood here before.
         (output_dir / "README.md").unlink(missing_ok=True)
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
-    print(f"Accuracy on {len(data.evaluation)} held-out images: {100 * results['accuracy']:.2f} %")
+    print(describe_accuracy(results))
     if not is_classifier:
         print(f"Saved in {output_dir}.")
         return

@@ -26,7 +26,7 @@ from examples.training.checkpoints import (
     read_json,
     sweep_leftovers,
 )
-from examples.training.results import PREVIOUS_RESULTS_FILE, RESULTS_FILE, write_json
+from examples.training.results import PREVIOUS_RESULTS_FILE, RESULTS_FILE, describe_accuracy, write_json
 
 
 logger = logging.get_logger(__name__)
@@ -202,7 +202,7 @@ def is_finished(training: TrainingArguments, arguments: dict[str, Any], restart:
         refuse_changes(output_dir, describe_run(training, arguments, loop), results)
         if results:
             print(f"{output_dir} holds this run, finished. `--restart True` trains anew.")
-            print(f"Accuracy on {results['num_eval_samples']} held-out images: {100 * results['accuracy']:.2f} %")
+            print(describe_accuracy(results))
         return is_done
 
     return decide_for_all(training, look)

@@ -55,6 +55,17 @@ def test_checkpoint_is_taken_over_but_for_the_classifier(checkpoint):
     assert list(processor.image_mean) == [0.1, 0.2, 0.3]
 
 
+@pytest.mark.parametrize(
+    ("names", "is_said"), [(("cat", "dog"), False), (("dog", "cat"), True), (("cat", "owl"), True)]
+)
+def test_classifier_that_is_kept_for_other_classes_is_said(checkpoint, caplog, names, is_said):
+    config = AiTConfig.from_pretrained(checkpoint)
+    config.id2label = {0: "cat", 1: "dog"}
+    config.save_pretrained(checkpoint)
+    build(checkpoint, names)
+    assert ("is kept, under the new names of its classes" in caplog.text) == is_said
+
+
 def test_backbone_gets_a_classifier(checkpoint):
     AiTModel.from_pretrained(checkpoint).save_pretrained(checkpoint / "backbone")
     model = load_checkpoint(str(checkpoint / "backbone"), AiTForImageClassification)
