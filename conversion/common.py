@@ -1,27 +1,24 @@
 """What both conversions share: renaming by a table, loading into the model, and writing the result."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import ViTImageProcessorPil
 
 from examples.errors import InputError
-from examples.sharing import escape_markdown, list_files_to_push, quote_python, redact
+from examples.parsing import find_wrong_statistics
+from examples.sharing import FILES_OF_A_MODEL, escape_markdown, find_files, push_files, quote_python, redact
 from modeling_ait import AiTPreTrainedModel
 from modeling_ait.saving_ait import remove_other_shards, stage_files
 
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
 # What a conversion writes over, and the record of a training, which would write over the conversion.
-WRITTEN_FILES = (
-    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "*_ait.py", "config.json"),
-    *("preprocessor_config.json", "README.md", "run_arguments.json"),
-)
+WRITTEN_FILES = (*FILES_OF_A_MODEL, "*.safetensors.index.json", "run_arguments.json")
 
 # Target names of a weight, and how to turn its tensor into one tensor for each of them.
 WeightMap = Mapping[str, tuple[tuple[str, ...], Callable[[torch.Tensor], Iterable[torch.Tensor]]]]
@@ -93,11 +90,8 @@ def convert_weights(
 
 def check_statistics(**statistics: list[float] | None) -> None:
     """Raise unless the mean and the standard deviation that images are normalised with can work."""
-    for name, values in statistics.items():
-        if values is not None and not all(math.isfinite(value) for value in values):
-            raise ConversionError(f"`--{name}` takes finite numbers, but got {values}.")
-        if values is not None and name == "image_std" and min(values) <= 0:
-            raise ConversionError(f"`--image_std` takes numbers above 0, but got {values}.")
+    if wrong := find_wrong_statistics(**statistics):
+        raise ConversionError(wrong)
 
 
 def load_converted(model: AiTPreTrainedModel, converted: dict[str, torch.Tensor]) -> None:
@@ -111,7 +105,7 @@ def refuse_existing_model(output_dir: Path, overwrite: bool) -> None:
     """Raise unless the folder is free of what a conversion or a training writes, or may be overwritten."""
     if output_dir.exists() and not output_dir.is_dir():
         raise ConversionError(f"`--output_dir` {str(output_dir)!r} is a file, not a folder.")
-    found = sorted(path.name for pattern in WRITTEN_FILES for path in output_dir.glob(pattern))
+    found = find_files(output_dir, WRITTEN_FILES)
     if found and not overwrite:
         raise ConversionError(
             f"{str(output_dir)!r} holds {found[0]} already. Say `--overwrite` to replace what a conversion writes, or "
@@ -170,14 +164,4 @@ def save_converted(
         saved = os.listdir(staging)
     remove_other_shards(output_dir, saved)
     if push_to_hub is not None:
-        try:
-            api = HfApi()
-            repo_id = api.create_repo(push_to_hub, exist_ok=True).repo_id
-            files = list_files_to_push(output_dir)
-            api.upload_folder(repo_id=repo_id, folder_path=str(output_dir), allow_patterns=files)
-        except Exception as error:
-            # Which exception tells a wrong token, a taken name or a missing network changes between versions.
-            raise ConversionError(
-                f"The model is saved in {str(output_dir)!r}, but could not be pushed to {push_to_hub!r} "
-                f"({type(error).__name__}: {' '.join(str(error).split())})."
-            ) from error
+        push_files(output_dir, push_to_hub, f"The model is saved in {str(output_dir)!r}", ConversionError)

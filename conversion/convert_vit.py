@@ -10,13 +10,11 @@ until the first training step. Classifiers become `AiTForImageClassification`, e
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -38,7 +36,7 @@ from conversion.common import (
     refuse_existing_model,
     save_converted,
 )
-from examples.errors import run_script
+from examples.errors import LOADING_ERRORS, flatten_message, run_script
 from examples.parsing import ArgumentParser
 from examples.sharing import join_command
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
@@ -51,11 +49,6 @@ ARCHITECTURES = (
     "DeiTModel",
     "DeiTForImageClassification",
     "Dinov2Model",
-)
-# What the libraries raise over a file that is not what its name says.
-LOADING_ERRORS = (
-    *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
-    *(UnpicklingError, SafetensorError),
 )
 # Small enough to leave every logit as it was, and not 0, so that the first step's gradient reaches the whole write.
 NEUTRAL_STD = 1e-8
@@ -248,7 +241,7 @@ def load_source(name_or_path: str) -> PreTrainedModel:
     except ConversionError:
         raise
     except LOADING_ERRORS as error:
-        raise ConversionError(f"{name_or_path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise ConversionError(f"{name_or_path!r} cannot be loaded: {flatten_message(error)}") from error
     # The pooler is not converted.
     if missing := sorted(name for name in loading_info["missing_keys"] if "pooler." not in name):
         raise ConversionError(
@@ -272,7 +265,7 @@ def load_processor(name_or_path: str, config: AiTConfig) -> ViTImageProcessorPil
         check_statistics(image_mean=list(processor.image_mean), image_std=list(processor.image_std))
     except LOADING_ERRORS as error:
         raise ConversionError(
-            f"{IMAGE_PROCESSOR_NAME} of {name_or_path!r} cannot be used: {' '.join(str(error).split())} Restore the "
+            f"{IMAGE_PROCESSOR_NAME} of {name_or_path!r} cannot be used: {flatten_message(error)} Restore the "
             "file, or remove it to get a new one with transformers' defaults."
         ) from error
     return processor

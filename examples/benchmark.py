@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from examples.baselines.catalog import ARCHITECTURES
-from examples.errors import InputError, make_place, run_script, suggest
+from examples.errors import InputError, make_place, refuse_unknown_name, run_script
 from examples.parsing import ArgumentParser
 
 
@@ -89,9 +89,7 @@ class BenchmarkArguments:
     def __post_init__(self) -> None:
         for values, known, what in ((self.shapes, SHAPES, "shape"), (self.models, ARCHITECTURES, "model")):
             for value in values:
-                if value not in known:
-                    near = suggest(value, known)
-                    raise InputError(f"There is no {what} {value!r}.{near} Known: {', '.join(known)}.")
+                refuse_unknown_name(value, known, what)
         if self.num_rounds < 2:
             raise InputError(f"`--num_rounds` must be at least 2, to give a spread, but got {self.num_rounds}.")
         for name in ("batch_size", "num_threads", "write_width"):

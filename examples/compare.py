@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from examples.baselines.catalog import ARCHITECTURES
 from examples.comparison.ablations import ABLATIONS
-from examples.errors import InputError, make_place, run_script, suggest
+from examples.errors import InputError, flatten_message, make_place, refuse_unknown_name, run_script
 from examples.parsing import ArgumentParser
 from examples.sharing import escape_markdown, take_hub_token
 from examples.training.arguments import parse_arguments
@@ -66,8 +66,7 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
         (arguments.ablations, ABLATIONS, "ablation"),
     ):
         for value in values:
-            if value not in known:
-                raise InputError(f"There is no {what} {value!r}.{suggest(value, known)} Known: {', '.join(known)}.")
+            refuse_unknown_name(value, known, what)
     stems = [Path(path).stem for path in arguments.recipes]
     groups: tuple[list, ...] = (arguments.seeds, arguments.architectures, arguments.ablations, stems, arguments.size)
     for values in groups:
@@ -152,7 +151,7 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
                 with torch.device("meta"):
                     build()
             except ValueError as error:
-                raise InputError(f"{label!r} cannot be built: {' '.join(str(error).split())}") from error
+                raise InputError(f"{label!r} cannot be built: {flatten_message(error)}") from error
     return planned, builders
 
 

@@ -6,7 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+from safetensors import SafetensorError
 
 from examples.sharing import redact_output
 
@@ -23,12 +26,24 @@ UNUSABLE_PATH = (
 FULL_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
 
 
+# What the libraries raise over a file that is not what its name says.
+LOADING_ERRORS = (
+    *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    *(UnpicklingError, SafetensorError),
+)
+
+
 class InputError(ValueError):
     """A mistake of the caller's, with a message that needs no traceback."""
 
     def __init__(self, message: str):
         # A data loader's worker sends the message at the end of a traceback.
         super().__init__(message.rpartition(f"{InputError.__module__}.InputError: ")[2].strip())
+
+
+def flatten_message(error: BaseException) -> str:
+    """The message of an error in one line."""
+    return " ".join(str(error).split())
 
 
 def suggest(given: Any, known: Iterable[str]) -> str:
@@ -38,6 +53,13 @@ def suggest(given: Any, known: Iterable[str]) -> str:
     near = near or [other for other in known if len(name) > 2 and name in other][:3]
     near = near or difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def refuse_unknown_name(name: Any, known: Iterable[str], what: str) -> None:
+    """Raise an `InputError` that lists the known names, if this is not one of them."""
+    known = list(known)
+    if name not in known:
+        raise InputError(f"There is no {what} {name!r}.{suggest(name, known)} Known: {', '.join(known)}.")
 
 
 def refuse_unknown_keys(given: Iterable[Any], known: set[str], where: str) -> None:

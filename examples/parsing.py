@@ -1,5 +1,6 @@
 """Flags of the scripts: help that shows each once, and mistakes in one line."""
 
+import math
 import re
 from argparse import SUPPRESS, Action, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable
@@ -7,10 +8,20 @@ from typing import Any, NoReturn
 
 from transformers.hf_argparser import HfArgumentParser
 
-from examples.errors import InputError, suggest
+from examples.errors import InputError, flatten_message, suggest
 
 
 TYPE_NAMES = {"int": "a whole number", "float": "a number"}
+
+
+def find_wrong_statistics(**statistics: list[float] | None) -> str | None:
+    """What is wrong with the mean and the deviation that images shall be normalised with; `None` if they can work."""
+    for name, values in statistics.items():
+        if values is not None and not all(math.isfinite(value) for value in values):
+            return f"`--{name}` takes finite numbers, but got {values}."
+        if values is not None and name == "image_std" and min(values) <= 0:
+            return f"`--image_std` takes numbers above 0, but got {values}."
+    return None
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):
@@ -79,7 +90,7 @@ class ArgumentParser(HfArgumentParser):
         except InputError:
             raise
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"These arguments do not work: {' '.join(str(error).split())}") from error
+            raise InputError(f"These arguments do not work: {flatten_message(error)}") from error
 
     def parse_plain(self, arguments: list[str]) -> Namespace:
         """Parse arguments that were added one by one; flags that do not exist are refused before missing ones."""

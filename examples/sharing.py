@@ -28,6 +28,13 @@ MODEL_FILES = re.compile(
 )
 
 
+# What saving a model writes into a folder.
+FILES_OF_A_MODEL = (
+    *("*.safetensors", "*_ait.py", "pytorch_model*.bin"),
+    *("config.json", "preprocessor_config.json", "README.md"),
+)
+
+
 def set_hub_token(token: Any) -> None:
     """Keep a token of the Hub in the environment alone: what it starts inherits it, and no command line shows it."""
     os.environ["HF_TOKEN"] = str(token).strip()
@@ -102,6 +109,56 @@ def list_files_to_push(folder: Path) -> list[str]:
         for path in folder.iterdir()
         if path.is_file() and not path.is_symlink() and (path.name in CODE_FILES or MODEL_FILES.fullmatch(path.name))
     )
+
+
+def find_files(folder: Path, patterns: Iterable[str]) -> list[str]:
+    """Names of the files of a folder that fit one of the patterns, sorted."""
+    return sorted(path.name for pattern in patterns for path in folder.glob(pattern))
+
+
+def push_files(
+    folder: Path,
+    repo_id: str,
+    state: str,
+    error_class: type[Exception],
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+) -> str:
+    """
+    Push those files of a model's folder that may leave this machine to a repository of the Hub, made if need be.
+
+    Args:
+        folder: Folder of the model.
+        repo_id: Repository, with or without the name of its owner.
+        state: What is done already, the beginning of the error's message.
+        error_class: What to raise if the Hub does not take the files.
+        private: Whether a new repository is private; `None` is the owner's default.
+        revision: Branch to push to.
+        message: Message of the commit.
+
+    Returns:
+        The repository, with the name of its owner.
+    """
+    # Late, for scripts that push nothing.
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        files = list_files_to_push(folder)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=str(folder),
+            commit_message=message,
+            allow_patterns=files,
+            revision=revision,
+        )
+    except Exception as error:
+        # Which exception tells a wrong token, a taken name or a missing network changes between versions.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise error_class(f"{state}, but could not be pushed to {repo_id!r} ({reason}).") from error
+    return repo_id
 
 
 def show(text: Any) -> str:

@@ -29,7 +29,7 @@ def check_flags(**flags: Any) -> None:
     # A look at the value of a tensor would wait for its device.
     if not (number is None or is_number or (isinstance(number, torch.Tensor) and number.numel() == 1)):
         raise ValueError(f"`num_items_in_batch` must be a number above 0, but got {show(number)}.")
-    if not isinstance(flags.get("ignore_index", -100), int):
+    if not isinstance(flags.get("ignore_index", IGNORED_LABEL), int):
         raise ValueError(f"`ignore_index` must be a whole number, but got {show(flags['ignore_index'])}.")
 
 

@@ -57,6 +57,15 @@ def remove_other_shards(save_directory: str | os.PathLike, saved: list[str], var
                 os.remove(os.path.join(save_directory, name))
 
 
+def find_broken_weights(model: PreTrainedModel) -> list[str]:
+    """Names of the weights and memories that hold a NaN or an infinity."""
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all()
+    ]
+
+
 class AiTSavedConfig(PreTrainedConfig):
     """A configuration that is saved in one step."""
 
@@ -85,12 +94,7 @@ class AiTSavedModel(PreTrainedModel):
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        broken = [
-            name
-            for name, tensor in model.state_dict().items()
-            if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all()
-        ]
-        if broken:
+        if broken := find_broken_weights(model):
             logger.warning(
                 f"This checkpoint holds numbers that are not finite: {', '.join(broken[:5])}"
                 f"{f' and {len(broken) - 5} more' if len(broken) > 5 else ''}. Broken memories can be given up with "

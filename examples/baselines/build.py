@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from examples.baselines.catalog import ARCHITECTURES
 from examples.baselines.common import BaselineConfig
-from examples.errors import InputError, refuse_unknown_keys
+from examples.errors import InputError, flatten_message, refuse_unknown_keys
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -60,7 +60,7 @@ def build_vit(config: AiTConfig, **overrides: Any) -> PreTrainedModel:
     try:
         vit_config = ViTConfig(**{**{name: getattr(config, name) for name in shared}, **overrides})
     except StrictDataclassError as error:
-        raise InputError(f"`baseline_config` of 'vit' does not work: {' '.join(str(error).split())}") from error
+        raise InputError(f"`baseline_config` of 'vit' does not work: {flatten_message(error)}") from error
     if vit_config.hidden_size % vit_config.num_attention_heads:
         raise InputError(
             f"`num_attention_heads` of 'vit' must be a divisor of `hidden_size` ({vit_config.hidden_size}), but got "

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from examples.data.images import decode_image
 from examples.training.metrics import compute_metrics
-from examples.training.progress import LinePerEpochCallback, RunningMean
+from examples.training.progress import RunningMean, show_progress
 
 
 class TensorImages(torch.utils.data.Dataset):
@@ -56,9 +56,7 @@ def train(
     trainer = Trainer(
         model=model, args=arguments, train_dataset=train_data, eval_dataset=eval_data, compute_metrics=compute_metrics
     )
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(LinePerEpochCallback(RunningMean(), verbose=False))
+    show_progress(trainer, RunningMean())
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start

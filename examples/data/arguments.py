@@ -1,10 +1,10 @@
 """Arguments that say what to train on."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from examples.errors import InputError
+from examples.parsing import find_wrong_statistics
 
 
 @dataclass
@@ -83,11 +83,8 @@ class DataArguments:
     image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation per channel."})
 
     def __post_init__(self) -> None:
-        for name, values in (("image_mean", self.image_mean), ("image_std", self.image_std)):
-            if values is not None and not all(math.isfinite(value) for value in values):
-                raise InputError(f"`--{name}` takes finite numbers, but got {values}.")
-        if self.image_std is not None and min(self.image_std) <= 0:
-            raise InputError(f"`--image_std` takes numbers above 0, but got {self.image_std}.")
+        if wrong := find_wrong_statistics(image_mean=self.image_mean, image_std=self.image_std):
+            raise InputError(wrong)
         for name, lowest in (("max_train_samples", 1), ("max_eval_samples", 1), ("crop_padding", 0)):
             value = getattr(self, name)
             if value is not None and value < lowest:

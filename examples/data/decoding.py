@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 from PIL import Image, ImageOps
 
-from examples.data.files import show
-from examples.errors import InputError
+from examples.errors import InputError, flatten_message
+from examples.sharing import show
 
 
 def decode_image(encoded: dict | None, where: str) -> Image.Image:
@@ -33,7 +33,7 @@ def decode_image(encoded: dict | None, where: str) -> Image.Image:
     # What Pillow raises for a broken file has no common base: OSError, SyntaxError, ValueError, a decompression bomb.
     except Exception as error:
         # Of an image in memory Pillow names the address.
-        reason = re.sub(r" <_io\.BytesIO.*>", "", " ".join(str(error).split()))
+        reason = re.sub(r" <_io\.BytesIO.*>", "", flatten_message(error))
         raise InputError(
             f"The image {where} cannot be read ({reason}). Repair or remove it; `--check_images` lists all such "
             "images."

@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 
 from examples.errors import InputError
+from examples.sharing import show
 
 
 # What a folder or file of each split may be called, in any capitalisation.
@@ -25,14 +26,6 @@ IMAGE_EXTENSIONS = {
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 }
 DATA_EXTENSIONS = IMAGE_EXTENSIONS | {".parquet"}
-
-
-def show(text: str | os.PathLike) -> str:
-    """A name on one line: what cannot be printed, as line breaks and broken characters, is escaped."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in os.fspath(text)
-    )
 
 
 def shorten(names: list[str], limit: int = 3) -> str:

@@ -15,10 +15,10 @@ from examples.data.files import (
     list_files,
     normalize_name,
     shorten,
-    show,
 )
 from examples.data.parquet_files import load_parquet_files
 from examples.errors import InputError
+from examples.sharing import show
 
 
 # Of a trained model's folder, which is no data set.

@@ -5,8 +5,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from examples.data.files import normalize_name, shorten, show
+from examples.data.files import normalize_name, shorten
 from examples.errors import InputError
+from examples.sharing import show
 
 
 MAX_ROWS_NAMED = 5

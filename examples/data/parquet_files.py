@@ -15,9 +15,9 @@ from examples.data.files import (
     group_by_split,
     refuse_linked_images,
     shorten,
-    show,
 )
-from examples.errors import InputError
+from examples.errors import InputError, flatten_message
+from examples.sharing import show
 
 
 def name_split(path: Path) -> str:
@@ -83,9 +83,9 @@ def read_features(file: str) -> datasets.Features:
     return features
 
 
-def describe(error: BaseException | None) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split()).removesuffix(".")
+def describe(error: BaseException) -> str:
+    """An error's message on one line, to stand within a sentence."""
+    return flatten_message(error).removesuffix(".")
 
 
 def load_split(files: list[str], split: str) -> datasets.Dataset:

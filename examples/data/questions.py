@@ -191,8 +191,6 @@ def load_questions(arguments: DataArguments) -> ImageData:
                 f"it has: {', '.join(data.column_names)}. "
                 "Pass `--dataset_name sort_of_clevr`, or a data set with its columns."
             )
-        if limit is not None and limit < 1:
-            raise InputError(f"At least 1 image is needed in each split, but got a limit of {limit}.")
         data = data.select(range(min(limit or len(data), len(data))))
         parts.append(data.cast_column("image", datasets.Image(decode=False)))
     return ImageData(str(arguments.dataset_name), parts[0], parts[1], "image", "answers", list(ANSWERS))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from examples.baselines.catalog import ARCHITECTURES
 from examples.data.arguments import DataArguments
-from examples.errors import InputError, refuse_unknown_keys, suggest
+from examples.errors import InputError, refuse_unknown_keys, refuse_unknown_name
 from examples.parsing import ArgumentParser
 from examples.sharing import set_hub_token
 from examples.training.recipes import check_recipe, read_recipe, split_recipe
@@ -81,11 +81,7 @@ class ModelArguments:
         for architecture, fields in self.baseline_config.items():  # type: ignore[union-attr]  # parsed above
             if not isinstance(fields, dict):
                 raise InputError(f"`baseline_config` of {architecture!r} must be a mapping, but got {fields!r}.")
-        if self.architecture not in ARCHITECTURES:
-            raise InputError(
-                f"There is no architecture {self.architecture!r}.{suggest(self.architecture, ARCHITECTURES)} Known: "
-                f"{', '.join(ARCHITECTURES)}."
-            )
+        refuse_unknown_name(self.architecture, ARCHITECTURES, "architecture")
         if self.model_config:
             self.check_model_config()
 

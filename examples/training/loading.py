@@ -13,30 +13,14 @@ from transformers import PreTrainedModel, ViTImageProcessorPil, is_torchvision_a
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from examples.data.arguments import DataArguments
-from examples.errors import InputError
+from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
+from modeling_ait.saving_ait import find_broken_weights
 
 
 logger = logging.get_logger(__name__)
 
-# What the libraries raise over a file that is not what its name says.
-LOADING_ERRORS = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    UnpicklingError,
-    SafetensorError,
-    ValueError,
-)
 MODEL_CLASSES = (AiTModel, AiTForImageClassification, AiTForRelationalReasoning)
-
-
-def flatten_message(error: Exception) -> str:
-    """The message of an error in one line."""
-    return " ".join(str(error).split())
 
 
 def check_statistics(statistics: dict[str, list[float] | None], num_channels: int) -> None:
@@ -195,12 +179,7 @@ def check_weights(
         "unknown weights": set(loading_info["unexpected_keys"]),
         "weights of another shape": {name for name, *_ in loading_info["mismatched_keys"]},
     }
-    broken = sorted(
-        name
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and not tensor.isfinite().all()
-    )
-    if broken:
+    if broken := sorted(find_broken_weights(model)):
         raise InputError(
             f"The checkpoint {name_or_path!r} holds weights that are not finite: {', '.join(broken[:5])}. Its "
             "training diverged: take an older checkpoint, or train again with a lower `--learning_rate`."

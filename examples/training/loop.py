@@ -15,10 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
-from examples.errors import InputError
+from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from examples.training.arguments import INTERVALS, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
-from examples.training.loading import LOADING_ERRORS, flatten_message
 from examples.training.metrics import Accuracy
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json

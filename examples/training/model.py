@@ -7,9 +7,9 @@ from transformers.utils import logging
 
 from examples.baselines.build import build_architecture
 from examples.data.arguments import DataArguments
-from examples.errors import InputError
+from examples.errors import InputError, flatten_message
 from examples.training.arguments import ModelArguments, check_arguments, check_problem_type
-from examples.training.loading import flatten_message, load_checkpoint, load_image_processor, make_image_processor
+from examples.training.loading import load_checkpoint, load_image_processor, make_image_processor
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 

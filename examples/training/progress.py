@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import torch
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging
 
 
@@ -166,3 +166,10 @@ class LinePerEpochCallback(TrainerCallback):
         self.on_epoch_begin(args, state, control)
         self.progress.close()
         self.progress = None
+
+
+def show_progress(trainer: Trainer, loss: RunningMean, verbose: bool = False) -> None:
+    """Let a Trainer show its progress by a bar and a line for each epoch, in place of what it shows itself."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(LinePerEpochCallback(loss, verbose))

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainingArguments
 
 from examples.data.loading import ImageData
 from examples.errors import InputError
-from examples.sharing import escape_markdown, list_files_to_push, quote_python, redact, show
+from examples.sharing import escape_markdown, push_files, quote_python, redact, show
 
 
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -71,20 +71,13 @@ def push_folder(training: TrainingArguments) -> None:
     """
     folder = Path(str(training.output_dir))
     repo_id = training.hub_model_id or folder.resolve().name
-    try:
-        api = HfApi()
-        repo_id = api.create_repo(repo_id, private=training.hub_private_repo, exist_ok=True).repo_id
-        api.upload_folder(
-            repo_id=repo_id,
-            folder_path=str(folder),
-            commit_message="End of training",
-            allow_patterns=list_files_to_push(folder),
-            revision=training.hub_revision,
-        )
-    except Exception as error:
-        # Which exception tells a wrong token, a taken name or a missing network changes between versions.
-        raise InputError(
-            f"The run is finished in {str(folder)!r}, but could not be pushed to {repo_id!r} "
-            f"({type(error).__name__}: {' '.join(str(error).split())})."
-        ) from error
+    repo_id = push_files(
+        folder,
+        repo_id,
+        f"The run is finished in {str(folder)!r}",
+        InputError,
+        training.hub_private_repo,
+        training.hub_revision,
+        "End of training",
+    )
     print(f"Pushed to {repo_id}.")

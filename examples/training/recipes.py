@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from examples.errors import InputError, refuse_unknown_keys, suggest
+from examples.errors import InputError, flatten_message, refuse_unknown_keys, suggest
 from examples.sharing import set_hub_token
 
 
@@ -37,7 +37,7 @@ def read_recipe(path: str) -> dict[str, Any]:
         problem = " ".join((error.problem or error.context or "it cannot be read").split())
         raise InputError(f"The recipe {path!r} is not valid YAML{place}: {problem}.") from None
     except yaml.YAMLError as error:
-        raise InputError(f"The recipe {path!r} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"The recipe {path!r} is not valid YAML: {flatten_message(error)}") from None
     if not isinstance(recipe, dict):
         kind = "empty" if recipe is None else "a list" if isinstance(recipe, list) else "a single value"
         raise InputError(f"The recipe {path!r} must be a mapping of arguments, such as `seed: 0`, but is {kind}.")

@@ -15,6 +15,7 @@ from transformers import TrainingArguments, logging
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from examples.errors import InputError
+from examples.sharing import FILES_OF_A_MODEL, find_files
 from examples.training.checkpoints import (
     CLAIM_FILE,
     clear_place,
@@ -35,10 +36,7 @@ logger = logging.get_logger(__name__)
 ARGUMENTS_FILE = "run_arguments.json"
 LOCK_FILE = ".lock"
 # What a finished run writes over. In a folder that no run has been in, they are somebody's work.
-WRITTEN_FILES = (
-    *("*.safetensors", "*_ait.py", "pytorch_model*.bin", "training_args.bin", "README.md", "example.png"),
-    *("config.json", "preprocessor_config.json", RESULTS_FILE),
-)
+WRITTEN_FILES = (*FILES_OF_A_MODEL, "training_args.bin", "example.png", RESULTS_FILE)
 # Arguments that change nothing in the model: where it is, and how a run is shown, logged and shared.
 NEUTRAL_ARGUMENTS = {
     *("output_dir", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "report_to", "run_name"),
@@ -167,7 +165,7 @@ def refuse_work_of_others(output_dir: Path) -> None:
             "these scripts write. Move it away, or name another `--output_dir`."
         )
     is_known = (output_dir / ARGUMENTS_FILE).exists() or read_results(output_dir) or list_checkpoints(output_dir)
-    found = sorted(path.name for pattern in WRITTEN_FILES for path in output_dir.glob(pattern))
+    found = find_files(output_dir, WRITTEN_FILES)
     if found and not is_known:
         raise InputError(
             f"{output_dir} holds {found[0]}, which is of no run of these scripts and is not overwritten. Move it "

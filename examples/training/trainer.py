@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
-    PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
@@ -23,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from examples.errors import InputError
+from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from examples.training.arguments import refuse_empty_epochs
 from examples.training.checkpoints import (
     claim_checkpoint,
@@ -31,8 +29,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
-from examples.training.loading import LOADING_ERRORS, flatten_message
-from examples.training.progress import LinePerEpochCallback, RunningMean
+from examples.training.progress import RunningMean, show_progress
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -256,9 +253,7 @@ def train(
         )
     except (ImportError, RuntimeError, ValueError) as error:
         raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(LinePerEpochCallback(trainer.running_loss, verbose))
+    show_progress(trainer, trainer.running_loss, verbose)
     start, first_step = time.perf_counter(), 0
     if checkpoint is not None:
         state = load_state(checkpoint)

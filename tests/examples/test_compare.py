@@ -34,19 +34,6 @@ def find_benchmarks(recipes):
     return {path: choose_benchmark(recipe, []) for path, recipe in recipes.items()}
 
 
-@pytest.mark.parametrize(
-    ("passed_on", "title"),
-    [
-        ([], "Triangle"),
-        (["--dataset_name", "cifar10"], "CIFAR-10"),
-        (["--dataset-name=uoft-cs/cifar100"], "CIFAR-100"),
-        (["--dataset_name", "./folder"], "Triangle"),
-    ],
-)
-def test_data_set_that_is_passed_on_chooses_the_benchmark(passed_on, title):
-    assert choose_benchmark({"dataset_name": "triangle"}, passed_on).title == title
-
-
 ONE_RUN = ("--architectures", "ait", "--seeds", "0", "--num_cost_rounds", "0")
 ABLATED = "ait, detached write"
 

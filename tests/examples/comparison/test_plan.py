@@ -62,6 +62,7 @@ def test_change_of_an_ablation_wins_over_the_recipe():
         ([], "cifar10"),
         (["--dataset_name", "triangle"], "triangle"),
         (["--dataset-name=triangle"], "triangle"),
+        (["--dataset-name=uoft-cs/cifar100"], "cifar100"),
         (["--bf16", "True"], "cifar10"),
         (["--dataset_name", "data/cifar10"], "cifar10"),
     ],
