@@ -194,6 +194,7 @@ def parse_arguments(
 
     types = (*OWN_TYPES, TrainingArguments)
     parser = ArgumentParser(types, usage=usage)
+    recipe: dict[str, Any] = {}
     if path is not None:
         recipe = read_recipe(path)
         check_recipe(recipe, types, f"The recipe {path!r}")
@@ -204,11 +205,23 @@ def parse_arguments(
         set_hub_token(training.hub_token)
         training.hub_token = None
     check_numbers(training)
-    if not any(flag.split("=")[0] in ("--output_dir", "--output-dir") for flag in flags):
+    given = {flag.partition("=")[0][2:].replace("-", "_") for flag in flags if flag.startswith("--")}
+    refuse_idle_flags(given, set(recipe), model.architecture)
+    if "output_dir" not in given:
         # A folder for each model that a recipe can make, so that none stands in the way of another.
         parts = [model.size, None if model.architecture == "ait" else model.architecture]
         training.output_dir = "_".join([str(training.output_dir), *filter(None, parts)])
     return data, model, run, training
+
+
+def refuse_idle_flags(given: set[str], recipe: set[str], architecture: str) -> None:
+    """Raise an `InputError` for a flag that changes nothing; a recipe may hold what is for its baselines alone."""
+    for name in ("do_train", "do_eval", "do_predict"):
+        if name in given | recipe:
+            raise InputError(f"`--{name}` has no effect: every run trains, and evaluates at its end. Leave it out.")
+    for name in ("baseline_config", "match_parameters"):
+        if architecture == "ait" and {name, f"no_{name}"} & given:
+            raise InputError(f"`--{name}` has no effect on the architecture 'ait': leave it out.")
 
 
 def check_numbers(training: "TrainingArguments") -> None:

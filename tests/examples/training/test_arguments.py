@@ -120,3 +120,31 @@ def test_bad_recipe_is_refused(tmp_path, text, message):
 def test_missing_recipe_lists_the_shipped_ones():
     with pytest.raises(InputError, match=r"no recipe 'nowhere.yaml'.*cifar10.yaml.*digits.yaml"):
         parse_arguments(["nowhere.yaml"], None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--do_eval", "False"], "`--do_eval` has no effect: every run trains, and evaluates"),
+        (["--do-predict"], "`--do_predict` has no effect"),
+        (["--do_train=True"], "`--do_train` has no effect"),
+        (["--match_parameters", "False"], "`--match_parameters` has no effect on the architecture 'ait'"),
+        (["--no_match_parameters"], "`--match_parameters` has no effect on the architecture 'ait'"),
+        (["--baseline_config", "{}"], "`--baseline_config` has no effect on the architecture 'ait'"),
+    ],
+)
+def test_flag_without_effect_is_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        parse_arguments([*flags, "--use_cpu", "True"], None)
+
+
+def test_recipe_may_hold_what_is_for_its_baselines(tmp_path):
+    recipe = write(tmp_path, "match_parameters: false\nbaseline_config: {vit: {qkv_bias: false}}\n")
+    _, model, _, _ = parse_arguments([recipe, "--use_cpu", "True"], None)
+    assert (model.architecture, model.match_parameters) == ("ait", False)
+    _, model, _, _ = parse_arguments(
+        ["--architecture", "vit", "--match_parameters", "False", "--use_cpu", "True"], None
+    )
+    assert not model.match_parameters
+    with pytest.raises(InputError, match="`--do_predict` has no effect"):
+        parse_arguments([write(tmp_path, "do_predict: true\n"), "--use_cpu", "True"], None)
