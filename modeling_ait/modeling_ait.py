@@ -244,6 +244,7 @@ class AiTModel(AiTPreTrainedModel):
         update_memory = update_memory and self.memory.num_layers > 0
         # Evaluation never waits for other processes: one may evaluate alone.
         is_shared = update_memory and self.training and count_processes() > 1
+        synchronize = is_shared and self.config.synchronize_memory
         # With a device map the hooks of accelerate move the inputs.
         device = None if hasattr(self, "_hf_hook") or hasattr(self, "hf_device_map") else self.device
         pixel_values = check_images(pixel_values, question, device)
@@ -263,16 +264,16 @@ class AiTModel(AiTPreTrainedModel):
                 memories[layer_index],
                 update_memory=update_memory,
                 num_questions=num_questions,
-                synchronize=is_shared and self.config.synchronize_memory,
+                synchronize=synchronize,
                 **kwargs,
             )
             balance_losses.append(balance_loss)
 
         total_balance_loss = None
         if update_memory:
-            if is_shared and not self.config.synchronize_memory:
+            if is_shared and not synchronize:
                 memories = average_over_processes(memories)
-            self.memory.commit(memories)
+            self.memory.commit(memories, synchronize)
             total_balance_loss = torch.stack([loss.to(balance_losses[0].device) for loss in balance_losses]).sum()
 
         pooled = pool_tokens(hidden_states, self.config, num_questions)

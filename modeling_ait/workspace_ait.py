@@ -7,7 +7,7 @@ from transformers.utils import is_tracing
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_ait import AiTConfig
-from .distributed_ait import find_winners, is_first_process, sum_over_processes
+from .distributed_ait import add_up, find_winners, is_first_process, sum_over_processes
 from .hopfield_ait import compute_energy, retrieve_patterns
 
 
@@ -48,10 +48,17 @@ class AiTMemory(nn.Module):
         return [nn.functional.pad(memory.float(), (0, 0, 0, 1))[:-1] for memory in self.buffers_by_layer]
 
     @torch.no_grad()
-    def commit(self, new_memories: list[torch.Tensor]) -> None:
-        """Replace the memories in place, all of them or, if any value is not finite, none."""
+    def commit(self, new_memories: list[torch.Tensor], synchronize: bool = False) -> None:
+        """
+        Replace the memories in place, all of them or, if any value is not finite, none.
+
+        With `synchronize`, a value that is not finite on one process keeps the memories of all: it may have come from
+        weights behind the exchange, which the others' memories have not met.
+        """
         new_memories = [new.to(old.device) for new, old in zip(new_memories, self.buffers_by_layer)]
         is_finite = torch.stack([memory.isfinite().all() for memory in new_memories]).all()
+        if synchronize:
+            is_finite = add_up((~is_finite).float()) == 0
         for old, new in zip(self.buffers_by_layer, new_memories):
             old.copy_(torch.where(is_finite, new, old))
 
@@ -121,7 +128,9 @@ def compete(
     kept_tokens, order = kept_tokens.sort(dim=-1)
     kept_logits = kept_logits.gather(-1, order)
     is_winner, largest = find_winners(kept_logits, bottleneck_size)
-    kept_logits = (kept_logits - largest).masked_fill(~is_winner, -torch.inf)
+    # A finite difference tells a winner, however far it lies behind, from what has lost.
+    kept_logits = (kept_logits - largest).clamp(min=torch.finfo(kept_logits.dtype).min)
+    kept_logits = kept_logits.masked_fill(~is_winner, -torch.inf)
     # A row that has lost everywhere here would be one of NaN, with gradients of NaN.
     has_lost = ~is_winner.any(dim=-1, keepdim=True)
     attention = nn.functional.softmax(kept_logits.masked_fill(has_lost, 0.0), dim=-1).masked_fill(has_lost, 0.0)

@@ -86,6 +86,37 @@ def test_process_with_a_value_that_is_not_finite_keeps_all_memories_as_they_were
         assert not any(torch.equal(memory, other) for memory, other in zip(start, before, strict=True))
 
 
+def write_with_bad_weights(rank, num_processes):
+    """The memories after a step in which the last process has a weight behind the exchange that is not finite."""
+    model = processes.make_model(Setting())
+    if rank == num_processes - 1:
+        with torch.no_grad():
+            model.ait.layers[-1].workspace.write.output_proj.weight[0, 0] = torch.nan
+    model(torch.randn(2, 3, 8, 12))
+    return [memory.clone() for memory in model.ait.memories]
+
+
+def test_process_with_weights_that_are_not_finite_keeps_all_memories_as_they_were(tmp_path):
+    codes, results, errors = run_on_processes(write_with_bad_weights, 2, tmp_path)
+    assert codes == [0, 0], errors
+    start = processes.make_model(Setting()).ait.memories
+    for memories in results:
+        assert all(torch.equal(memory, other) for memory, other in zip(memories, start, strict=True))
+
+
+def test_winner_far_behind_the_best_is_no_loser(monkeypatch):
+    """Its logit is further from the best one, of another process, than a float32 can tell."""
+    largest = torch.tensor([[3e38], [3e38]])
+    is_winner = torch.tensor([[True, True, False], [True, True, False]])
+    monkeypatch.setattr(workspace_ait, "find_winners", lambda *_: (is_winner, largest))
+    queries = torch.tensor([[1e38], [1e38]], requires_grad=True)
+    tokens = torch.tensor([[-2.0], [-3.0], [-1.0]], requires_grad=True)
+    attention, logits, _ = workspace_ait.compete(queries, tokens, None, synchronize=True)
+    (attention.sum() + logits[is_winner].exp().sum()).backward()
+    assert logits[is_winner].isfinite().all() and logits[~is_winner].isneginf().all()
+    assert all(tensor.isfinite().all() for tensor in (attention, queries.grad, tokens.grad))
+
+
 def test_mixed_precision_rounds_as_one_process_does(trained):
     expected = train(SETTINGS["bfloat16"], 0, 1)
     for result in trained:
@@ -202,6 +233,7 @@ def test_exchange_does_not_grow_with_the_batch(tmp_path):
     summed = num_slots * num_heads * slot_size + num_heads * num_slots + 1 + num_slots * slot_size
     # The logits, the values with their weights and the squares of the balance loss; for those two, gradients too.
     layer = [4 * gathered, 4 * summed, 4 * 2]
+    # And once in a step, whether all memories are finite.
     for small, large in results:
         assert small == large
-        assert sorted(small) == sorted(2 * layer + 2 * layer[1:])
+        assert sorted(small) == sorted([4, *2 * layer, *2 * layer[1:]])
