@@ -19,7 +19,15 @@ from .embeddings_ait import AiTEmbeddings, make_sinusoidal_positions, pool_token
 from .inputs_ait import check_flags, check_images, check_labels
 from .outputs_ait import AiTClassifierOutput, AiTKwargs, AiTModelOutput, expand_output_workspace
 from .saving_ait import AiTSavedModel
-from .workspace_ait import AiTMemory, AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace, make_initial_memory
+from .workspace_ait import (
+    AiTMemory,
+    AiTMemoryRetrieval,
+    AiTMemoryWrite,
+    AiTWorkspace,
+    make_initial_memory,
+    pack_memory,
+    unpack_memory,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -257,6 +265,10 @@ class AiTModel(AiTPreTrainedModel):
             )
         num_questions = self.embeddings.count_appended_questions(question)
         memories: list = self.memory() or [None] * len(self.layers)
+        if update_memory:
+            # FSDP2 casts what a layer takes and returns if it is of floating point: rounded anew in every step, a
+            # memory would stay where it is for small update rates.
+            memories = [pack_memory(memory) for memory in memories]
         balance_losses = []
         for layer_index, layer in enumerate(self.layers):
             hidden_states, memories[layer_index], balance_loss = layer(
@@ -271,6 +283,7 @@ class AiTModel(AiTPreTrainedModel):
 
         total_balance_loss = None
         if update_memory:
+            memories = [unpack_memory(memory) for memory in memories]
             if is_shared and not synchronize:
                 memories = average_over_processes(memories)
             self.memory.commit(memories, synchronize)

@@ -17,6 +17,16 @@ def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
+def pack_memory(memory: torch.Tensor) -> torch.Tensor:
+    """Read a float32 memory as integers of the same bits, without gradient, so that mixed precision casts none."""
+    return memory.detach().view(torch.int32)
+
+
+def unpack_memory(memory: torch.Tensor) -> torch.Tensor:
+    """Read what `pack_memory` returns as the float32 memory that it was; any other memory is returned as it is."""
+    return memory.view(torch.float32) if memory.dtype == torch.int32 else memory
+
+
 class AiTMemory(nn.Module):
     """
     The memories of all layers, one float32 buffer each: reading, the one place where they change, and the reset.
@@ -480,7 +490,8 @@ class AiTWorkspace(nn.Module):
         Write the tokens into the memory, if asked to, and retrieve them from it; changes nothing.
 
         Args:
-            memory (`torch.Tensor` of shape `(num_memory_slots, memory_slot_size)`): The memory before, float32.
+            memory (`torch.Tensor` of shape `(num_memory_slots, memory_slot_size)`):
+                The memory before, float32, or what `pack_memory` made of it; then the new one is returned so too.
             tokens (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`): The MLP's normed output.
             update_memory (`bool`, *optional*, defaults to `False`): Whether to write before retrieving.
             output_energies (`bool`, *optional*, defaults to `False`): Whether the retrieval computes its energies.
@@ -492,6 +503,7 @@ class AiTWorkspace(nn.Module):
             The retrieved tokens `(batch_size, num_tokens, hidden_size)`; the memory that they were retrieved from,
             new if it was written; the balance loss, a float32 scalar, or `None` if nothing was written.
         """
+        is_packed, memory = memory.dtype == torch.int32, unpack_memory(memory)
         balance_loss = None
         if update_memory:
             # deviation: with `question_attention="independent"` the image alone is written. Questions that competed
@@ -499,4 +511,4 @@ class AiTWorkspace(nn.Module):
             written_tokens = tokens[:, : tokens.shape[1] - num_questions]
             memory, balance_loss, _ = self.write(memory, written_tokens, output_write_attentions, synchronize)
         retrieved, _, _ = self.retrieve(memory, tokens, output_energies=output_energies)
-        return retrieved, memory, balance_loss
+        return retrieved, pack_memory(memory) if is_packed else memory, balance_loss

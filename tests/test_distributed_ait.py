@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import distributed, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_ait import distributed_ait, modeling_ait, workspace_ait
@@ -162,6 +163,23 @@ def test_one_process_exchanges_nothing(make_model, monkeypatch):
         assert torch.equal(model(images).logits, alone)
     finally:
         distributed.destroy_process_group()
+
+
+def test_memory_stays_float32_where_fsdp_casts_what_a_layer_takes_and_returns(make_model):
+    model = make_model(memory_update_rate=1e-6).train()
+    start = [nn.functional.normalize(memory, dim=-1) for memory in model.ait.memories]
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.bfloat16)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for layer in model.ait.layers:
+            fully_shard(layer, mp_policy=policy)
+        logits = fully_shard(model, mp_policy=policy)(torch.randn(2, 3, 8, 12)).logits
+    finally:
+        distributed.destroy_process_group()
+    assert logits.dtype == torch.bfloat16
+    for before, after in zip(start, model.ait.memories, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(after, before)
 
 
 def fail_on_one(rank, num_processes):
