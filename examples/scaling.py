@@ -4,9 +4,9 @@ What the exchange between processes costs: measured on local processes, then com
     python -m examples.scaling --num_processes 1 2 4 --output examples/results/scaling.json
 
 Measures a training step of a small model on 1 to N local processes (gloo), with the tokens of all in one bottleneck
-(`synchronize_memory`) and with a bottleneck for each: its time, the bytes that a process hands over in each layer, and
-its memory. Then computes the exchange of AiT-Base on 224-pixel images for many processes, from the same bytes and from
-link speeds that are stated, not measured.
+(`synchronize_memory`) and with a bottleneck for each: its time and its memory. The bytes that a process hands over in
+each layer are counted from the shapes; tests compare them with the collectives'. Then computes the exchange of
+AiT-Base on 224-pixel images for many processes, from the same bytes and from speeds that are stated, not measured.
 """
 
 import multiprocessing
@@ -59,11 +59,13 @@ def count_exchanged(config, num_processes: int) -> dict[str, int]:
     Bytes of one layer's collectives in a step, forward and backward, that a process hands over.
 
     The logits that can still win are gathered, once; the values with their weights and the squares of the balance loss
-    are summed, and their gradients too.
+    are summed, and their gradients too. Without `synchronize_memory` the new memories alone are, once.
     """
     if num_processes == 1:
         return {"gathered": 0, "summed": 0}
     num_heads, num_slots, slot_size = config.num_memory_heads, config.num_memory_slots, config.memory_slot_size
+    if not config.synchronize_memory:
+        return {"gathered": 0, "summed": 4 * num_slots * slot_size}
     summed = num_slots * num_heads * slot_size + num_heads * num_slots + 1 + num_slots * slot_size + 2
     return {"gathered": 4 * num_heads * num_slots * (config.bottleneck_size or 1), "summed": 2 * 4 * summed}
 
@@ -113,7 +115,7 @@ def measure_rank(rank: int, num_processes: int, port: int, synchronize: bool, ar
         cpu.append(time.process_time() - start[1])
     if rank == 0:
         measured: dict[str, Any] = {"num_processes": num_processes, "synchronize_memory": synchronize}
-        exchanged = count_exchanged(config, num_processes if synchronize else 1)
+        exchanged = count_exchanged(config, num_processes)
         measured |= {"bytes_per_layer": sum(exchanged.values()), "step_seconds": statistics.median(wall[2:])}
         measured |= {"cpu_seconds": statistics.median(cpu[2:])}
         # Kibibytes on Linux.
@@ -145,7 +147,8 @@ def measure(num_processes: int, synchronize: bool, arguments: ScalingArguments) 
         for process in processes:
             process.join(arguments.timeout)
         codes = [process.exitcode for process in processes]
-        if any(codes):
+        # `None` is of a process that has not ended.
+        if codes != [0] * num_processes:
             raise InputError(f"{num_processes} processes did not all end well: exit codes {codes}.")
         return queue.get(timeout=arguments.timeout)
     finally:

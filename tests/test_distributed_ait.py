@@ -232,11 +232,11 @@ def train_once(model, images, labels):
     model(images, labels).loss.backward()
 
 
-def count_exchange(rank, num_processes):
+def count_exchange(rank, num_processes, config=None):
     """What a step with 2, and with 20 images of each process hands over."""
     counted = []
     for num_images in (2, 20):
-        model = processes.make_model(Setting())
+        model = processes.make_model(Setting(config or {}))
         images = torch.randn(num_images, 3, 8, 12)
         labels = torch.zeros(num_images, dtype=torch.long)
         counted.append(count_bytes(partial(train_once, model, images, labels)))

@@ -1,6 +1,8 @@
 """The measurement of the exchange between processes."""
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,15 @@ from tests.processes import TINY, run_on_processes
 from tests.test_distributed_ait import count_exchange
 
 
-def test_bytes_are_those_that_the_collectives_take(tmp_path):
-    codes, results, errors = run_on_processes(count_exchange, 2, tmp_path)
+@pytest.mark.parametrize("synchronize", [True, False])
+def test_bytes_are_those_that_the_collectives_take(tmp_path, synchronize):
+    config = {"synchronize_memory": synchronize}
+    codes, results, errors = run_on_processes(partial(count_exchange, config=config), 2, tmp_path)
     assert codes == [0, 0], errors
-    expected = scaling.count_exchanged(AiTConfig(**TINY), 2)
+    expected = scaling.count_exchanged(AiTConfig(**TINY, **config), 2)
     # Beside those of the layers there is one number in a step: whether all memories are finite.
     for sizes, _ in results:
-        assert sum(sizes) == 4 + TINY["num_hidden_layers"] * sum(expected.values())
+        assert sum(sizes) == 4 * synchronize + TINY["num_hidden_layers"] * sum(expected.values())
 
 
 def test_bytes_do_not_grow_with_the_batch_and_gathering_grows_with_the_processes():
@@ -41,8 +45,8 @@ def test_measurement_writes_numbers_and_a_chart(tmp_path, capsys):
         (2, True),
         (2, False),
     ]
-    exchanged = [row["bytes_per_layer"] > 0 for row in results["measured"]]
-    assert exchanged == [False, False, True, False]
+    *alone, together, apart = [row["bytes_per_layer"] for row in results["measured"]]
+    assert alone == [0, 0] and together > apart > 0
     assert all(row["step_seconds"] > 0 and row["peak_mebibytes"] > 0 for row in results["measured"])
     assert len(results["computed"]) == len(scaling.LINKS) * len(scaling.NUM_SIMULATED)
     assert file.with_suffix(".png").stat().st_size > 0
@@ -55,6 +59,17 @@ def test_table_of_the_page_is_what_is_computed():
         rows = [scaling.simulate(number, link) for link in scaling.LINKS]
         shares = [f"{100 * row['exchange_seconds'] / row['compute_seconds']:.0f}" for row in rows]
         assert f"| {number} | {' | '.join(shares)} |" in page
+
+
+def sleep(*_):
+    time.sleep(60)
+
+
+def test_processes_that_do_not_end_are_an_error_and_are_ended(monkeypatch):
+    monkeypatch.setattr(scaling, "measure_rank", sleep)
+    arguments = scaling.ScalingArguments(timeout=1)
+    with pytest.raises(InputError, match=r"did not all end well: exit codes \[None, None\]"):
+        scaling.measure(2, True, arguments)
 
 
 @pytest.mark.parametrize(
