@@ -123,6 +123,7 @@ def report_run(
         **metrics,
         "seed": training.seed,
         **describe_setting("training", command, [training.seed], training.use_cpu),
+        "world_size": training.world_size,
         "arguments": arguments,
         "num_parameters": count_parameters(model),
         "num_train_samples": len(data.train),
