@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +22,12 @@ HUB_TOKEN_FLAG = re.compile(r"--hub[_-]t(o(k(e(n)?)?)?)?")
 SECRET_FLAG = re.compile(r"--(.*tok(?!ens).*|hub[_-]t.*)", flags=re.IGNORECASE)
 # A shorter value of a variable is no secret, and would be found in other words.
 SHORTEST_SECRET = 6
-CODE_FILES = {path.name for path in (Path(__file__).parents[1] / "modeling_ait").glob("*_ait.py")}
+MODEL_CODE = find_spec("modeling_ait")
+CODE_FILES = {
+    path.name
+    for folder in (MODEL_CODE.submodule_search_locations or () if MODEL_CODE else ())
+    for path in Path(folder).glob("*_ait.py")
+}
 MODEL_FILES = re.compile(
     r"README\.md|config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|preprocessor_config\.json|example\.png|results\.json"
@@ -211,3 +217,9 @@ def join_command(arguments: Iterable[str]) -> str:
             joined.append(quote_argument(argument))
         hides_next = is_token and not equals
     return redact(" ".join(joined))
+
+
+def join_call(module: str, arguments: Iterable[str]) -> str:
+    """The command line that calls a script, by `ait` if that was called; see `join_command`."""
+    called = sys.argv[0].split() if sys.argv[0].startswith("ait ") else ["python", "-m", module]
+    return join_command([*called, *arguments])

@@ -18,7 +18,7 @@ from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
-from examples.sharing import join_command, redact
+from examples.sharing import join_call, redact
 from examples.training.publishing import write_model_card
 from modeling_ait import AiTForImageClassification, __version__
 from modeling_ait.saving_ait import stage_files
@@ -43,7 +43,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def describe_command(module: str) -> str:
     """The command line of this run, for its results; secrets are left out."""
-    return join_command(["python", "-m", module, *sys.argv[1:]])
+    return join_call(module, sys.argv[1:])
 
 
 def read_versions() -> dict[str, str]:
