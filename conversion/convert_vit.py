@@ -295,7 +295,8 @@ def main(argv: list[str] | None = None) -> None:
     processor = load_processor(options.model, model.config)
     fit_positions(model, processor)
     command = join_call("conversion.convert_vit", sys.argv[1:] if argv is None else argv)
-    save_converted(model, processor, options.output_dir, Path(options.model).name, command, options.push_to_hub)
+    source = Path(options.model).name
+    save_converted(model, processor, options.output_dir, source, command, options.push_to_hub, options.model)
     print(f"Saved {type(model).__name__} in {options.output_dir}.")
 
 

@@ -149,10 +149,19 @@ def push_files(
     # Late, for scripts that push nothing.
     from huggingface_hub import HfApi
 
+    from modeling_ait.card_ait import CARD_FILE, advise, choose_card, read_remote_card
+
     try:
         api = HfApi()
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = list_files_to_push(folder)
+        if CARD_FILE in files:
+            card = Path(folder, CARD_FILE).read_text(encoding="utf-8")
+            if choose_card(card, read_remote_card(repo_id, revision=revision), []) is None:
+                files.remove(CARD_FILE)
+                print(f"The model card of {repo_id} was changed by hand and stays as it is.")
         api.upload_folder(
             repo_id=repo_id,
             folder_path=str(folder),
@@ -163,7 +172,8 @@ def push_files(
     except Exception as error:
         # Which exception tells a wrong token, a taken name or a missing network changes between versions.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise error_class(f"{state}, but could not be pushed to {repo_id!r} ({reason}).") from error
+        advice = advise(error)
+        raise error_class(f"{state}, but could not be pushed to {repo_id!r}. {advice} ({reason})") from error
     return repo_id
 
 

@@ -20,7 +20,7 @@ from examples.data.loading import ImageData
 from examples.errors import InputError
 from examples.sharing import join_call, redact
 from examples.training.publishing import write_model_card
-from modeling_ait import AiTForImageClassification, __version__
+from modeling_ait import AiTForImageClassification, AiTPreTrainedModel, __version__
 from modeling_ait.saving_ait import stage_files
 
 
@@ -129,7 +129,7 @@ def report_run(
         "num_train_samples": len(data.train),
         "num_eval_samples": len(data.evaluation),
     }
-    is_classifier = isinstance(model, AiTForImageClassification)
+    is_classifier, is_ait = isinstance(model, AiTForImageClassification), isinstance(model, AiTPreTrainedModel)
     with stage_files(output_dir) as staging:
         save(staging)
         if training.process_index == 0:
@@ -137,13 +137,13 @@ def report_run(
             image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
             image.save(Path(staging, EXAMPLE_IMAGE))
             processor.save_pretrained(staging)
-            if is_classifier:
+            if is_ait:
                 write_model_card(model, data, results, training, Path(staging))
             # Moved after all others, by its name, it says that they are complete.
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:
         return
-    if not is_classifier:
+    if not is_ait:
         # Of a model that stood here before.
         (output_dir / "README.md").unlink(missing_ok=True)
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)

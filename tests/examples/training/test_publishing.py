@@ -45,7 +45,7 @@ ARGUMENTS = {
 
 def write_card(folder, name, labels, dataset, command):
     model = AiTForImageClassification(AiTConfig(**TINY_MODEL))
-    data = SimpleNamespace(name=dataset, label_names=labels)
+    data = SimpleNamespace(name=dataset, label_names=labels, evaluation=SimpleNamespace(split=None))
     training = SimpleNamespace(hub_model_id=None, output_dir=str(folder.parent / name.replace("/", " ")))
     results = {**RESULTS, "arguments": ARGUMENTS, "command": command}
     write_model_card(model, data, results, training, folder)
