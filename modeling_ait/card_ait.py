@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import PreTrainedModel
 
 
@@ -211,6 +216,10 @@ def advise(error: BaseException) -> str:
         if status >= 500:
             return f"The Hub has a fault of its own ({status}): call the same again later."
         return ADVICE.get(status, f"The Hub refused it with status {status}.")
+    if isinstance(error, LocalTokenNotFoundError):
+        return ADVICE[401]
+    if isinstance(error, (TypeError, ValueError)):
+        return "The arguments cannot work."
     return "The Hub cannot be reached: see to the network, then call the same again."
 
 
