@@ -15,8 +15,10 @@ card. `--output` writes JSON, and charts beside it.
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from examples.baselines.catalog import ARCHITECTURES
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 MODES = ("training", "inference")
 DTYPES = ("float32", "bfloat16")
 CLOCKS = ("wall", "cpu")
+WITHOUT_SUITE = ("dtype", "compile", "modes", "clock", "write_tokens")
+ONLY_OF_SUITE = ("minutes", "dataset_name", "num_images", "num_workers", "largest_batch_size")
 
 
 @dataclass
@@ -97,8 +101,18 @@ class BenchmarkArguments:
             raise InputError("Nothing to measure: name at least one of `--shapes`, or `--write_tokens`.")
         if not self.modes:
             raise InputError(f"`--modes` takes at least one of {', '.join(MODES)}.")
-        if self.suite and self.clock == "cpu" and self.device.startswith("cuda"):
+        if self.clock == "cpu" and self.device.startswith("cuda"):
             raise InputError("`--clock cpu` does not tell what a GPU computes: leave it out.")
+        for name in WITHOUT_SUITE if self.suite else ONLY_OF_SUITE:
+            if getattr(self, name) != self.get_default(name):
+                reason = "the suite chooses it" if self.suite else "it is of the suite: add `--suite`"
+                raise InputError(f"`--{name}` has no effect here: {reason}, or leave it out.")
+
+    @classmethod
+    def get_default(cls, name: str) -> Any:
+        """The default of an argument."""
+        (found,) = (argument for argument in fields(cls) if argument.name == name)
+        return found.default if found.default_factory is MISSING else found.default_factory()
 
     def make_setting(self, shape: str) -> "CostSetting":
         """How to measure a shape."""
@@ -120,7 +134,8 @@ def measure(arguments: BenchmarkArguments) -> Iterator[dict[str, Any]]:
     from examples.benchmarking.measuring import describe_costs, measure_shape, measure_write
 
     models = list(dict.fromkeys([*arguments.models, REFERENCE]))
-    shapes, writes = {}, []
+    shapes: dict[str, Any] = {}
+    writes: list[dict[str, Any]] = []
     num_tasks = len(arguments.shapes) + len(arguments.write_tokens)
     for number, name in enumerate(arguments.shapes, start=1):
         print(f"{number} of {num_tasks}: {name}", flush=True)
@@ -147,6 +162,27 @@ def measure(arguments: BenchmarkArguments) -> Iterator[dict[str, Any]]:
         yield {"shapes": shapes, "write": writes}
 
 
+def measure_suite(arguments: BenchmarkArguments) -> Iterator[dict[str, Any]]:
+    """Run the suite; yield all that there is so far after each measurement."""
+    from examples.benchmarking.suite import Suite, run_suite
+
+    suite = Suite(
+        shapes={name: SHAPES[name] for name in arguments.shapes},
+        models=list(dict.fromkeys([*arguments.models, REFERENCE])),
+        setting=arguments.make_setting(arguments.shapes[0]),
+        num_rounds=arguments.num_rounds,
+        deadline=time.monotonic() + 60 * arguments.minutes,
+        dataset_name=arguments.dataset_name,
+        num_images=arguments.num_images,
+        num_workers=arguments.num_workers,
+        largest_batch_size=arguments.largest_batch_size,
+        batch_size=arguments.batch_size,
+        official=arguments.official,
+    )
+    for measured in run_suite(suite):
+        yield {"shapes": {}, "write": [], "suite": measured}
+
+
 def run(arguments: BenchmarkArguments, save: Callable[[dict[str, Any]], None]) -> None:
     """Measure all that the arguments name; save it, with all that is needed to repeat it, after each measurement."""
     import torch
@@ -163,7 +199,7 @@ def run(arguments: BenchmarkArguments, save: Callable[[dict[str, Any]], None]) -
         torch.set_num_threads(arguments.num_threads)
     use_cpu = not arguments.device.startswith("cuda")
     head = describe_setting("benchmark", describe_command("examples.benchmark"), [arguments.seed], use_cpu)
-    for measured in measure(arguments):
+    for measured in measure_suite(arguments) if arguments.suite else measure(arguments):
         save({**head, "setting": asdict(arguments), **measured})
 
 
@@ -173,11 +209,17 @@ def main(argv: list[str] | None = None) -> None:
     output = None if arguments.output is None else make_place(arguments.output)
 
     def save(results: dict[str, Any]) -> None:
+        if output is None:
+            return
         # Late, like all that imports torch.
+        from examples.benchmarking.charts import draw_benchmark
         from examples.training.results import write_json
+        from modeling_ait.saving_ait import stage_files
 
-        if output is not None:
-            write_json(output, results)
+        with stage_files(output.parent) as staging:
+            draw_benchmark(results, Path(staging), output.stem)
+        # Last: where it is, the charts are.
+        write_json(output, results)
 
     run(arguments, save)
 

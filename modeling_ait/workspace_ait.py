@@ -92,7 +92,7 @@ def select_tokens(queries: torch.Tensor, tokens: torch.Tensor, num_kept: int) ->
 
 
 def sort_entries(kept_tokens: torch.Tensor, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort the places of selected tokens, (N,), and tell where each stood: twice (N,). Equal places keep their order."""
+    """Sort the places of selected tokens, (N,), and tell where each stood, (N,); equal places keep their order."""
     # From 32,768 entries on PyTorch counts them, below that it compares; NumPy counts numbers of 16 bits.
     is_counted = len(kept_tokens) >= 2**15 or num_tokens > 2**16
     if is_counted or is_tracing(kept_tokens) or kept_tokens.device.type != "cpu":
