@@ -2,7 +2,7 @@
 Time and memory of a training step and of inference, by shape: AiT against transformers' ViT of the same shape.
 
     python -m examples.benchmark --shapes small width_64 --output examples/results/benchmark_cpu.json
-    python -m examples.benchmark --shapes --write_tokens 4096 16384 65536
+    python -m examples.benchmark --write_tokens 4096 16384 65536
     python -m examples.benchmark --suite --device cuda --output examples/results/benchmark_gpu.json
     python -m examples.benchmark --shapes small --official path/to/associative-transformer
 
@@ -40,7 +40,10 @@ ONLY_OF_SUITE = ("minutes", "dataset_name", "num_images", "num_workers", "larges
 
 @dataclass
 class BenchmarkArguments:
-    shapes: list[str] = field(default_factory=lambda: ["small"], metadata={"help": f"Shapes: {', '.join(SHAPES)}."})
+    shapes: list[str] | None = field(
+        default=None,
+        metadata={"help": f"Shapes: {', '.join(SHAPES)}. Default: small, or with `--write_tokens` none."},
+    )
     models: list[str] = field(
         default_factory=lambda: ["ait"],
         metadata={"help": f"Models to hold against the {REFERENCE}: {', '.join(ARCHITECTURES)}."},
@@ -67,7 +70,7 @@ class BenchmarkArguments:
     suite: bool = field(
         default=False, metadata={"help": "Run the suite, in bfloat16, compiled and not, within `--minutes`."}
     )
-    minutes: float = field(default=10.0, metadata={"help": "Minutes after which the suite starts nothing more."})
+    minutes: float = field(default=8.0, metadata={"help": "Minutes after which the suite starts nothing more."})
     dataset_name: str = field(default="triangle", metadata={"help": "Data of the suite's images per second."})
     num_images: int = field(default=8192, metadata={"help": "Images of it, at most."})
     num_workers: int = field(
@@ -80,6 +83,8 @@ class BenchmarkArguments:
     output: str | None = field(default=None, metadata={"help": "JSON file to write the results to, with charts."})
 
     def __post_init__(self) -> None:
+        if self.shapes is None:
+            self.shapes = [] if self.write_tokens else ["small"]
         named = ((self.shapes, SHAPES, "shape"), (self.models, ARCHITECTURES, "model"), (self.modes, MODES, "mode"))
         single = (([self.dtype], DTYPES, "dtype"), ([self.clock], CLOCKS, "clock"))
         for values, known, what in (*named, *single):
@@ -97,10 +102,6 @@ class BenchmarkArguments:
             raise InputError(f"`--minutes` must be above 0, but got {self.minutes}.")
         if min(self.write_tokens, default=2) < 2:
             raise InputError(f"`--write_tokens` must be at least 2, but got {min(self.write_tokens)}.")
-        if not self.shapes and (self.suite or not self.write_tokens):
-            raise InputError("Nothing to measure: name at least one of `--shapes`, or `--write_tokens`.")
-        if not self.modes:
-            raise InputError(f"`--modes` takes at least one of {', '.join(MODES)}.")
         if self.clock == "cpu" and self.device.startswith("cuda"):
             raise InputError("`--clock cpu` does not tell what a GPU computes: leave it out.")
         for name in WITHOUT_SUITE if self.suite else ONLY_OF_SUITE:
@@ -134,10 +135,11 @@ def measure(arguments: BenchmarkArguments) -> Iterator[dict[str, Any]]:
     from examples.benchmarking.measuring import describe_costs, measure_shape, measure_write
 
     models = list(dict.fromkeys([*arguments.models, REFERENCE]))
+    names = arguments.shapes or []
     shapes: dict[str, Any] = {}
     writes: list[dict[str, Any]] = []
-    num_tasks = len(arguments.shapes) + len(arguments.write_tokens)
-    for number, name in enumerate(arguments.shapes, start=1):
+    num_tasks = len(names) + len(arguments.write_tokens)
+    for number, name in enumerate(names, start=1):
         print(f"{number} of {num_tasks}: {name}", flush=True)
         shapes[name] = measure_shape(
             SHAPES[name],
@@ -149,7 +151,7 @@ def measure(arguments: BenchmarkArguments) -> Iterator[dict[str, Any]]:
         )
         print(*describe_costs(shapes[name]), sep="\n", flush=True)
         yield {"shapes": shapes, "write": writes}
-    for number, num_tokens in enumerate(arguments.write_tokens, start=len(arguments.shapes) + 1):
+    for number, num_tokens in enumerate(arguments.write_tokens, start=len(names) + 1):
         print(f"{number} of {num_tasks}: the write of {num_tokens} tokens", flush=True)
         writes.append(
             measure_write(num_tokens, arguments.write_width, arguments.num_rounds, arguments.make_setting("small"))
@@ -166,10 +168,11 @@ def measure_suite(arguments: BenchmarkArguments) -> Iterator[dict[str, Any]]:
     """Run the suite; yield all that there is so far after each measurement."""
     from examples.benchmarking.suite import Suite, run_suite
 
+    names = arguments.shapes or []
     suite = Suite(
-        shapes={name: SHAPES[name] for name in arguments.shapes},
+        shapes={name: SHAPES[name] for name in names},
         models=list(dict.fromkeys([*arguments.models, REFERENCE])),
-        setting=arguments.make_setting(arguments.shapes[0]),
+        setting=arguments.make_setting(names[0]),
         num_rounds=arguments.num_rounds,
         deadline=time.monotonic() + 60 * arguments.minutes,
         dataset_name=arguments.dataset_name,

@@ -107,6 +107,7 @@ def load_class(path: Path, name: str) -> type[nn.Module]:
     sys.modules[module_name] = module
     folders = [str(path.parent), str(path.parent.parent)]
     sys.path[:0] = folders
+    before = set(sys.modules)
     try:
         spec.loader.exec_module(module)
         return getattr(module, name)
@@ -118,6 +119,10 @@ def load_class(path: Path, name: str) -> type[nn.Module]:
     finally:
         for folder in folders:
             sys.path.remove(folder)
+        # Its neighbours have names such as `utils`: nothing else shall find them under these.
+        for other in set(sys.modules) - before:
+            if str(getattr(sys.modules[other], "__file__", None)).startswith(tuple(folders)):
+                del sys.modules[other]
 
 
 def choose_arguments(model_class: type[nn.Module], config: AiTConfig) -> dict[str, Any]:
