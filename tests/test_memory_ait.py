@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel, saving_ait
-from modeling_ait.workspace_ait import make_initial_memory
+from modeling_ait.memory_ait import make_initial_memory
 
 
 LABELS = torch.tensor([0, 1, 2, 1])
