@@ -35,8 +35,9 @@ class AiTModelOutput(BaseModelOutputWithPooling):
             Per layer `(batch_size, sequence_length, num_memory_slots)`: which slot a token retrieved.
         write_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
             Per layer `(num_memory_heads, num_memory_slots, batch_size, sequence_length)`: which tokens a slot wrote.
-            In evaluation without a write: which it would have written, without a gradient; all else stays the same. In
-            training without a write there are none. With `question_attention="independent"` the sequence is the image tokens.
+            In evaluation without a write: which it would have written, without a gradient; all else stays the same.
+            In training without a write there are none. With `question_attention="independent"` the sequence is the
+            image tokens alone.
         energies (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
             Per layer `(2, batch_size, sequence_length)`: Hopfield energy of each token before and after retrieval.
     """
