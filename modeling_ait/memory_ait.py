@@ -207,6 +207,14 @@ class AiTMemoryMixin:
             )
         self.set_memories(memories)
 
+    def enable_adapters(self) -> None:
+        """Enable the adapters that are attached to the model, their classifiers and memories among them."""
+        super().enable_adapters()  # type: ignore[misc]  # of `PreTrainedModel`
+        # What `disable_adapters` of transformers 5.23 turns off besides, its `enable_adapters` leaves off.
+        for module in self.modules():  # type: ignore[attr-defined]
+            if hasattr(module, "modules_to_save"):
+                module.enable_adapters(True)
+
     @torch.no_grad()
     def _sketch_workspace(self) -> torch.Tensor:
         """What all layers' queries and patterns are for the same noise: a few numbers that tell the weights."""
