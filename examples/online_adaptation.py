@@ -249,7 +249,6 @@ def main(argv: list[str] | None = None) -> None:
 
     quieten_libraries(verbose=False)
     data_arguments, *_ = parse_arguments([arguments.recipe, *passed_on], None, other_flags=parser.list_flags())
-    seeds = [] if arguments.checkpoints else arguments.seeds
     checkpoints = arguments.checkpoints or train_models(arguments, passed_on)
     data = load_image_data(data_arguments)
     models = []
@@ -264,6 +263,8 @@ def main(argv: list[str] | None = None) -> None:
             }
         )
     summary = summarize(models)
+    # Of the streams where the models were given.
+    seeds = list(range(len(models))) if arguments.checkpoints else arguments.seeds
     results = {
         **describe_setting("online adaptation", describe_command("examples.online_adaptation"), seeds),
         "setting": asdict(arguments),

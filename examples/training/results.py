@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPil
+from transformers import TrainingArguments, ViTImageProcessorPil
 
 from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
@@ -89,7 +89,7 @@ def describe_accuracy(results: dict[str, Any]) -> str:
 
 def report_run(
     save: Callable[[str], None],
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     processor: ViTImageProcessorPil,
     data: ImageData,
     arguments: dict[str, Any],
@@ -128,7 +128,6 @@ def report_run(
         "num_train_samples": len(data.train),
         "num_eval_samples": len(data.evaluation),
     }
-    is_classifier = isinstance(model, AiTForImageClassification)
     with stage_files(output_dir) as staging:
         save(staging)
         if training.process_index == 0:
@@ -136,12 +135,13 @@ def report_run(
             image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
             image.save(Path(staging, EXAMPLE_IMAGE))
             processor.save_pretrained(staging)
-            if is_classifier:
+            if isinstance(model, AiTForImageClassification):
                 write_model_card(model, data, results, training, Path(staging))
             # Moved after all others, by its name, it says that they are complete.
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:
         return
+    is_classifier = isinstance(model, AiTForImageClassification)
     if not is_classifier:
         # Of a model that stood here before.
         (output_dir / "README.md").unlink(missing_ok=True)
