@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from examples.errors import RESUME, InputError, flatten_message, run_script
+from examples.errors import RESUME, InputError, flatten_message, refuse_unknown_name, run_script
 from examples.parsing import ArgumentParser
 from examples.training.arguments import OF_TRAINER, OWN_TYPES, parse_arguments
 
@@ -22,6 +22,9 @@ from examples.training.arguments import OF_TRAINER, OWN_TYPES, parse_arguments
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+# Ends of the names of the linear layers of a block.
+LAYERS = ("_proj", ".fc1", ".fc2")
 
 
 @dataclass
@@ -66,6 +69,9 @@ def add_lora(model: "PreTrainedModel", arguments: LoraArguments) -> "PeftModel":
         import peft
     except ImportError as error:
         raise InputError("This needs peft: `pip install -e '.[examples]'`.") from error
+    layers = sorted({name.rpartition(".")[2] for name, _ in model.named_modules() if name.endswith(LAYERS)})
+    for target in arguments.target_modules:
+        refuse_unknown_name(target.rpartition(".")[2], layers, "layer to adapt")
     config = peft.LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
