@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         usage = "python -m examples.lora [RECIPE.yaml] [--flag value ...]"
         parser = ArgumentParser((LoraArguments, *OWN_TYPES), usage=usage, description=__doc__, epilog=OF_TRAINER)
         parser.print_help()
-        return
+        raise SystemExit(0)
     lora_arguments, rest = ArgumentParser(LoraArguments).parse_some(argv)
     own_flags = [f"--{each.name}" for each in fields(LoraArguments)]
     data_arguments, model_arguments, run_arguments, training = parse_arguments(rest, __doc__, "lora", own_flags)

@@ -161,6 +161,7 @@ def test_write_is_adapted_when_it_is_asked_for(adapt, tmp_path):
 
 
 def test_help_lists_the_flags_of_the_adapter_and_the_training(capsys):
-    lora.main(["--help"])
+    with pytest.raises(SystemExit):
+        lora.main(["--help"])
     printed = capsys.readouterr().out
     assert "--target_modules" in printed and "--dataset_name" in printed and "--help_trainer" in printed
