@@ -116,6 +116,18 @@ def test_killed_run_goes_on_to_the_same_adapter(adapt, tmp_path, lost):
     assert read_results(tmp_path / "killed")["accuracy"] == read_results(tmp_path / "whole")["accuracy"]
 
 
+def test_checkpoint_of_an_adapter_is_named_to_go_on_from(adapt, tmp_path):
+    adapt(tmp_path / "whole")
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    adapt(tmp_path / "other", resume_from_checkpoint=checkpoint)
+    assert read_results(tmp_path / "other")["resumed_from_step"] == 2
+    assert_same_adapter(tmp_path / "whole", tmp_path / "other")
+    claim = checkpoint / "written_by.json"
+    claim.write_text(claim.read_text().replace("lora", "trainer"))
+    with pytest.raises(InputError, match="is no complete checkpoint"):
+        adapt(tmp_path / "third", resume_from_checkpoint=checkpoint)
+
+
 def test_finished_run_is_told_and_others_are_refused(adapt, tmp_path):
     adapt(tmp_path / "run")
     before = (tmp_path / "run" / "adapter_model.safetensors").stat().st_mtime_ns
