@@ -149,7 +149,13 @@ def test_blank_batches_draw_the_slots_together_and_a_limit_holds_them(make_model
     assert rows[0]["spread"] == pytest.approx(measure_spread(trained))
     assert rows[2]["spread"] < 0.05 * rows[0]["spread"]
     assert rows[2]["last_movement"] < 0.05 * rows[1]["last_movement"]
-    model.set_memories(trained)
-    guarded = write_batches(model, images, lambda: blank, 20, [20], trained, limit=0.2)
-    assert guarded[0]["distance"] <= 0.2
-    assert guarded[0]["spread"] > 0.5 * rows[0]["spread"]
+    # Each of these writes is within the limit, all of them together are not.
+    slow = make_model(memory_update_rate=0.02).eval()
+    slow.set_memories(trained)
+    (once,) = write_batches(slow, images, lambda: blank, 1, [1], trained)
+    limit = 2.5 * once["distance"]
+    distances = {}
+    for guard in (None, limit):
+        slow.set_memories(trained)
+        distances[guard] = write_batches(slow, images, lambda: blank, 20, [20], trained, guard)[0]["distance"]
+    assert once["distance"] < distances[limit] <= limit < distances[None]
