@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "examples" / "results"
 REPORT = REPOSITORY / "RESULTS.md"
-KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "scaling", "training")
+KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "online adaptation", "scaling", "training")
 
 
 def read_results() -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments, logging
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from examples.errors import InputError
 from examples.sharing import FILES_OF_A_MODEL, find_files
@@ -118,14 +118,13 @@ def read_results(output_dir: Path) -> dict[str, Any]:
 
 
 def holds_model(output_dir: Path) -> bool:
-    """Whether the weights are there and not cut off."""
+    """Whether the weights, of a model or of an adapter, are there and not cut off."""
     if (output_dir / SAFE_WEIGHTS_INDEX_NAME).exists():
         return True
-    try:
-        with safe_open(output_dir / SAFE_WEIGHTS_NAME, framework="pt"):
+    for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME):
+        with suppress(OSError, SafetensorError), safe_open(output_dir / name, framework="pt"):
             return True
-    except (OSError, SafetensorError):
-        return False
+    return False
 
 
 def describe_run(training: TrainingArguments, arguments: dict[str, Any], loop: str) -> dict[str, Any]:

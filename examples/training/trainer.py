@@ -7,7 +7,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -19,7 +18,6 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from examples.training.arguments import refuse_empty_epochs
@@ -29,6 +27,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
+from examples.training.loading import load_weights
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, show_progress
 from examples.training.publishing import write_trainer_card
@@ -138,7 +137,7 @@ class AiTTrainer(Trainer):
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
-            claim_checkpoint(folder, "trainer")
+            claim_checkpoint(folder, "trainer" if isinstance(self.model, PreTrainedModel) else "lora")
         self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -225,7 +224,7 @@ def collect_history(state: TrainerState) -> list[dict[str, float]]:
 
 
 def train(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     processor: ViTImageProcessorPil,
     datasets: tuple[torch.utils.data.Dataset, torch.utils.data.Dataset],
     arguments: dict[str, Any],
@@ -270,7 +269,7 @@ def train(
     if checkpoint is not None and is_over(state, training):
         # Killed between the last step and the results. The Trainer would train for another step.
         best = find_best(checkpoint) if training.load_best_model_at_end else None
-        model.load_state_dict(load_file((best or checkpoint) / SAFE_WEIGHTS_NAME))
+        load_weights(model, best or checkpoint)
         trainer.state = state
     else:
         try:

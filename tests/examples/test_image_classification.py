@@ -55,6 +55,7 @@ def test_two_steps_write_a_complete_folder(script, make_flags, tmp_path, capsys)
         "preprocessor_config.json",
         "results.json",
         "saving_ait.py",
+        "memory_ait.py",
         "workspace_ait.py",
     }
     assert not [path for path in folder.iterdir() if path.name.startswith(".save-")]
