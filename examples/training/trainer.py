@@ -21,8 +21,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from examples.data.images import collate_batch
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import refuse_empty_epochs
+from examples.training.arguments import choose_workers, refuse_empty_epochs
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
@@ -104,6 +105,9 @@ class AiTTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
+        if is_smoothed and inputs["labels"].is_floating_point():
+            # The Trainer's own smoothing takes classes alone, not their shares.
+            return self.compute_loss_of_shares(model, inputs, return_outputs, num_items_in_batch)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             self.running_loss.add(loss)
@@ -115,6 +119,16 @@ class AiTTrainer(Trainer):
             self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
             self.loss_parts["balance_loss"].append(balance_loss.detach())
         return (loss, outputs) if return_outputs else loss
+
+    def compute_loss_of_shares(self, model, inputs, return_outputs, num_items_in_batch):
+        """Smooth labels (batch_size, num_labels) that are shares of classes, and compute the model's own loss."""
+        smoother, self.label_smoother = self.label_smoother, None
+        labels = inputs["labels"]
+        smoothed = (1 - smoother.epsilon) * labels + smoother.epsilon / labels.shape[-1]
+        try:
+            return self.compute_loss(model, {**inputs, "labels": smoothed}, return_outputs, num_items_in_batch)
+        finally:
+            self.label_smoother = smoother
 
     def get_eval_dataloader(self, eval_dataset=None):
         # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.
@@ -203,6 +217,8 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     refuse_empty_epochs(training, num_samples)
     if training.fp16 and training.device.type == "cpu":
         raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
+    # The data sets give what the model takes, and whole batches, in which the Trainer would look for single samples.
+    training.remove_unused_columns = False
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
@@ -236,6 +252,7 @@ def train(
     """
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
+    choose_workers(training, datasets)
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
@@ -247,6 +264,7 @@ def train(
             args=training,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            data_collator=collate_batch,
             processing_class=processor,
             compute_metrics=metrics_of,
             callbacks=callbacks,
