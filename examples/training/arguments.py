@@ -209,6 +209,14 @@ def parse_arguments(
     check_numbers(training)
     given = {flag.partition("=")[0][2:].replace("-", "_") for flag in flags if flag.startswith("--")}
     refuse_idle_flags(given, set(recipe), model.architecture)
+    if model.architecture == "vit" and (
+        mixing := [name for name in ("mixup_alpha", "cutmix_alpha") if vars(data)[name]]
+    ):
+        # Transformers' ViT would take them for classes that do not exclude each other.
+        raise InputError(
+            f"`--{mixing[0]}` gives shares of classes, which the architecture 'vit' does not take: leave it out, or take "
+            "'ait_no_workspace'."
+        )
     if "dataloader_num_workers" not in given | set(recipe):
         training.dataloader_num_workers = None  # type: ignore[assignment]  # chosen with the data
     if "output_dir" not in given:

@@ -180,3 +180,11 @@ def test_recipe_chooses_the_workers(tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"output_dir: {tmp_path}\ndataloader_num_workers: 0\n")
     _, _, _, training = parse_arguments([str(tmp_path / "recipe.yaml")], None)
     assert training.dataloader_num_workers == 0
+
+
+@pytest.mark.parametrize("flag", ["--mixup_alpha", "--cutmix_alpha"])
+def test_shares_of_classes_are_refused_where_a_model_takes_classes_alone(flag, tmp_path):
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", flag, "0.5", "--architecture"]
+    with pytest.raises(InputError, match=f"`{flag}` gives shares of classes, .*'vit' does not take: leave it out"):
+        parse_arguments([*flags, "vit"], None)
+    parse_arguments([*flags, "perceiver"], None)
