@@ -214,8 +214,8 @@ def parse_arguments(
     ):
         # Transformers' ViT would take them for classes that do not exclude each other.
         raise InputError(
-            f"`--{mixing[0]}` gives shares of classes, which the architecture 'vit' does not take: leave it out, or take "
-            "'ait_no_workspace'."
+            f"`--{mixing[0]}` gives shares of classes, which the architecture 'vit' does not take: leave it out, or "
+            "take 'ait_no_workspace'."
         )
     if "dataloader_num_workers" not in given | set(recipe):
         training.dataloader_num_workers = None  # type: ignore[assignment]  # chosen with the data

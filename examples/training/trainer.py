@@ -30,6 +30,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
+from examples.training.label_smoothing import SharesSmoother
 from examples.training.progress import RunningMean, show_progress
 
 
@@ -97,6 +98,8 @@ class AiTTrainer(Trainer):
                 "AiTTrainer takes no `compute_loss_func`: it would drop the balance loss. Override `compute_loss`."
             )
         super().__init__(*args, **kwargs)
+        if self.label_smoother is not None:
+            self.label_smoother = SharesSmoother(self.label_smoother.epsilon)
         # The Trainer would drop the oldest checkpoints before the new one is complete, and those of others.
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.running_loss = RunningMean()
@@ -105,9 +108,6 @@ class AiTTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
-        if is_smoothed and inputs["labels"].is_floating_point():
-            # The Trainer's own smoothing takes classes alone, not their shares.
-            return self.compute_loss_of_shares(model, inputs, return_outputs, num_items_in_batch)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             self.running_loss.add(loss)
@@ -119,16 +119,6 @@ class AiTTrainer(Trainer):
             self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
             self.loss_parts["balance_loss"].append(balance_loss.detach())
         return (loss, outputs) if return_outputs else loss
-
-    def compute_loss_of_shares(self, model, inputs, return_outputs, num_items_in_batch):
-        """Smooth labels (batch_size, num_labels) that are shares of classes, and compute the model's own loss."""
-        smoother, self.label_smoother = self.label_smoother, None
-        labels = inputs["labels"]
-        smoothed = (1 - smoother.epsilon) * labels + smoother.epsilon / labels.shape[-1]
-        try:
-            return self.compute_loss(model, {**inputs, "labels": smoothed}, return_outputs, num_items_in_batch)
-        finally:
-            self.label_smoother = smoother
 
     def get_eval_dataloader(self, eval_dataset=None):
         # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.

@@ -148,7 +148,7 @@ def test_how_images_are_fetched_may_change_when_a_run_goes_on(make_flags, tmp_pa
     image_classification.main(make_flags(folder))
     image_classification.main(make_flags(folder, cache_images=False, dataloader_num_workers=1))
     assert "holds this run, finished" in capsys.readouterr().out
-    with pytest.raises(InputError, match="mixup_alpha None, now 0.5"):
+    with pytest.raises(InputError, match=r"mixup_alpha None, now 0\.5"):
         image_classification.main(make_flags(folder, mixup_alpha=0.5))
 
 
