@@ -109,8 +109,6 @@ class AiTTrainer(Trainer):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            self.running_loss.add(loss)
         balance_loss = outputs.get("balance_loss")
         if balance_loss is not None:
             weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
@@ -118,6 +116,8 @@ class AiTTrainer(Trainer):
                 loss = loss + weighted_loss
             self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
             self.loss_parts["balance_loss"].append(balance_loss.detach())
+        if model.training:
+            self.running_loss.add(loss)
         return (loss, outputs) if return_outputs else loss
 
     def get_eval_dataloader(self, eval_dataset=None):
