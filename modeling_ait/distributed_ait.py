@@ -5,6 +5,8 @@ Every process calls the same functions in the same order, as in any collective c
 not grow with its batch: the logits that can still win, and sums over its tokens, never the tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import distributed, nn
 
@@ -14,6 +16,11 @@ def count_processes() -> int:
     if not (distributed.is_available() and distributed.is_initialized()):
         return 1
     return distributed.get_world_size()
+
+
+def get_processes() -> Any:
+    """Return the group of all processes."""
+    return distributed.group.WORLD
 
 
 def is_first_process() -> bool:
@@ -26,7 +33,7 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     # Not the collectives of `torch.distributed`, which work in place and would break a compiled graph.
     from torch.distributed import _functional_collectives as collectives
 
-    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", distributed.group.WORLD))
+    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", get_processes()))
 
 
 class SumOverProcesses(torch.autograd.Function):
@@ -88,7 +95,7 @@ def find_winners(kept_logits: torch.Tensor, bottleneck_size: int | None) -> tupl
         offered = nn.functional.pad(logits, (0, bottleneck_size - logits.shape[-1]), value=-torch.inf)
     # Newer versions of torch have renamed it.
     gather = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor
-    gathered = gather(offered.contiguous(), 0, distributed.group.WORLD)
+    gathered = gather(offered.contiguous(), 0, get_processes())
     gathered = collectives.wait_tensor(gathered).unflatten(0, (-1, len(logits))).transpose(0, 1)  # (R, processes, K)
     largest = gathered.flatten(1).max(dim=-1, keepdim=True).values
     if bottleneck_size is None:

@@ -31,7 +31,8 @@ from examples.training.checkpoints import (
     seal_checkpoint,
 )
 from examples.training.label_smoothing import SharesSmoother
-from examples.training.progress import RunningMean, show_progress
+from examples.training.model import leaves_parameters_unused
+from examples.training.progress import RunningMean, collect_history, show_progress
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -215,15 +216,6 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
 
 
-def collect_history(state: TrainerState) -> list[dict[str, float]]:
-    """The losses and evaluations that were logged."""
-    return [
-        {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
-        for entry in state.log_history
-        if "loss" in entry or "eval_loss" in entry
-    ]
-
-
 def train(
     model: PreTrainedModel,
     processor: ViTImageProcessorPil,
@@ -243,6 +235,9 @@ def train(
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
     choose_workers(training, datasets)
+    if training.ddp_find_unused_parameters is None:
+        # The Trainer would look for them in every step.
+        training.ddp_find_unused_parameters = leaves_parameters_unused(model)
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
