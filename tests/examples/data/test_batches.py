@@ -65,6 +65,12 @@ def test_samples_do_not_depend_on_workers_batches_or_place(make_training, option
     assert_same(training.__getitems__(order), {name: values[order] for name, values in expected.items()})
 
 
+@pytest.mark.parametrize("cache_images", [False, True])
+def test_iteration_ends_after_the_last_image(make_training, cache_images):
+    assert len(list(make_training(cache_images=cache_images))) == 12
+    assert len(list(make_training(cache_images=cache_images).pixels)) == 12
+
+
 def test_epoch_reaches_workers_that_outlive_it(make_training):
     training = make_training(**EVERYTHING)
     loader = DataLoader(training, batch_size=5, collate_fn=collate_batch, num_workers=1, persistent_workers=True)
