@@ -80,8 +80,16 @@ def test_levels_are_changed_as_pillow_changes_them(pixels):
     thresholds = torch.tensor([0.0, 20.0, 128.0, 255.0])
     expected = [ImageOps.solarize(image, float(level)) for image, level in zip(images, thresholds)]
     assert_close(solarize(pixels, thresholds), close_images(expected))
-    assert_close(equalize(pixels), close_images([ImageOps.equalize(image) for image in images]))
     assert_close(autocontrast(pixels), close_images([ImageOps.autocontrast(image) for image in images]), tolerance=1)
+
+
+@pytest.mark.parametrize("repeats", [(1, 1), (3, 4)])
+def test_equalization_is_that_of_pillow(repeats, pixels):
+    """With fewer pixels than levels there is nothing to spread."""
+    pixels = pixels.repeat(1, 1, *repeats)
+    equalized = equalize(pixels)
+    assert_close(equalized, close_images([ImageOps.equalize(image) for image in open_images(pixels)]))
+    assert torch.equal(equalized, pixels) == (repeats == (1, 1))
 
 
 def test_warp_is_that_of_pillow(pixels):
