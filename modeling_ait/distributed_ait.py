@@ -74,8 +74,8 @@ def find_winners(kept_logits: torch.Tensor, bottleneck_size: int | None) -> tupl
     """
     Find which of this process's best logits are among the best of all processes, (R, K) -> (R, K), (R, 1).
 
-    NaN counts as larger than any number. Of equal logits those of the first process win, in the order given, so that
-    all processes agree.
+    Of equal logits those of the first process win, in the order given, so that all processes agree. Where there is a
+    NaN, it is the row's largest, and all that is made of the row becomes NaN on every process.
 
     Args:
         kept_logits (`torch.Tensor` of shape `(num_rows, num_kept)`):
@@ -83,7 +83,7 @@ def find_winners(kept_logits: torch.Tensor, bottleneck_size: int | None) -> tupl
         bottleneck_size (`int`, *optional*): Logits that a row keeps in all; `None` keeps every one.
 
     Returns:
-        Which logits win; the largest logit of each row anywhere, NaN if there is a NaN.
+        Which logits win; the largest logit of each row anywhere.
     """
     from torch.distributed import _functional_collectives as collectives
 
@@ -100,7 +100,7 @@ def find_winners(kept_logits: torch.Tensor, bottleneck_size: int | None) -> tupl
     largest = gathered.flatten(1).max(dim=-1, keepdim=True).values
     if bottleneck_size is None:
         return torch.ones_like(logits, dtype=torch.bool), largest
-    ranked = torch.where(gathered.isnan(), torch.inf, gathered).flatten(1)
+    ranked = gathered.flatten(1)
     weakest = ranked.topk(bottleneck_size, dim=-1).values[:, -1:]
     is_equal = ranked == weakest
     num_left = bottleneck_size - (ranked > weakest).sum(dim=-1, keepdim=True)
