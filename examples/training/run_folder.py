@@ -37,10 +37,12 @@ ARGUMENTS_FILE = "run_arguments.json"
 LOCK_FILE = ".lock"
 # What a finished run writes over. In a folder that no run has been in, they are somebody's work.
 WRITTEN_FILES = (*FILES_OF_A_MODEL, "training_args.bin", "example.png", RESULTS_FILE)
-# Arguments that change nothing in the model: where it is, and how a run is shown, logged and shared.
+# Arguments that change nothing in the model: where it is, how a run is shown, logged and shared, and how the same
+# samples are fetched.
 NEUTRAL_ARGUMENTS = {
     *("output_dir", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "report_to", "run_name"),
     *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "local_rank"),
+    *("cache_images", "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push"),
 }
 
