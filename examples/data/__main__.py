@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_streaming
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -123,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     usage = "python -m examples.data NAME [--preview FILE.png] [--flag value ...]"
     parser = ArgumentParser((PreviewArguments, DataArguments), description=__doc__, usage=usage)
     arguments, data_arguments = parser.parse(argv)
+    refuse_streaming(data_arguments, "data")
     data_arguments.dataset_name = name or data_arguments.dataset_name
     if arguments.num_images < 1:
         raise InputError(f"`--num_images` must be at least 1, but got {arguments.num_images}.")

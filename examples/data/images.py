@@ -8,6 +8,7 @@ from transformers import ViTImageProcessorPil
 from examples.data.arguments import DataArguments
 from examples.data.decoding import decode_image
 from examples.data.loading import ROW_COLUMN, ImageData
+from examples.data.streaming import StreamedImages
 
 
 class ImagePixelsDataset(torch.utils.data.Dataset):
@@ -52,13 +53,21 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
     def read(self, index: int) -> torch.Tensor:
         """Decode and resize one image, as uint8 (num_channels, height, width)."""
         sample = self.data[index]
-        where = f"row {sample.get(ROW_COLUMN, index)} of column {self.image_column!r}"
-        image = decode_image(sample[self.image_column], where).convert("RGB")
+        return self.convert(
+            sample[self.image_column], f"row {sample.get(ROW_COLUMN, index)} of column {self.image_column!r}"
+        )
+
+    def convert(self, encoded: dict | None, where: str) -> torch.Tensor:
+        """Decode and resize an image as `datasets` stores it; `where` names it in messages."""
+        image = decode_image(encoded, where).convert("RGB")
         pixels = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
         return pixels["pixel_values"][0].to(torch.uint8)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        pixels = self.read(index) if self.cached is None else self.cached[index]
+        return self.finish(self.read(index) if self.cached is None else self.cached[index], index)
+
+    def finish(self, pixels: torch.Tensor, index: int) -> torch.Tensor:
+        """Augment and normalize the bytes of the sample of this index."""
         if self.crop_padding or self.horizontal_flip:
             pixels = self.augment(pixels, np.random.default_rng([self.seed, int(self.epoch), index]))
         return self.normalize(pixels)
@@ -98,14 +107,16 @@ class ImageClassificationDataset(torch.utils.data.Dataset):
 
 def make_datasets(
     data: ImageData, arguments: DataArguments, processor: ViTImageProcessorPil, seed: int
-) -> tuple[ImageClassificationDataset, ImageClassificationDataset]:
+) -> tuple[ImageClassificationDataset | StreamedImages, ImageClassificationDataset]:
     """Wrap the training split, with augmentation, and the evaluation split, without."""
     cache = arguments.cache_images
     train_pixels = ImagePixelsDataset(
         data.train, data.image_column, processor, arguments.crop_padding, arguments.horizontal_flip, seed, cache
     )
     eval_pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=cache)
-    return (
-        ImageClassificationDataset(train_pixels, data.train[data.label_column][:]),
-        ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:]),
-    )
+    evaluation = ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:])
+    if data.shards is not None:
+        columns = (data.image_column, data.label_column, ROW_COLUMN)
+        buffer_size = arguments.shuffle_buffer_size
+        return StreamedImages(data.shards, data.train, train_pixels, *columns, seed, buffer_size), evaluation
+    return ImageClassificationDataset(train_pixels, data.train[data.label_column][:]), evaluation

@@ -24,6 +24,8 @@ from examples.data.labels import (
     warn_of_single_images,
     warn_of_unseen_classes,
 )
+from examples.data.shard_sources import load_evaluation, open_hub_shards, open_local_shards
+from examples.data.shards import Shards
 from examples.errors import InputError
 
 
@@ -37,6 +39,8 @@ class ImageData:
     image_column: str
     label_column: str
     label_names: list[str]
+    # Of a stream: the files of the training images, of which `train` has the labels alone.
+    shards: Shards | None = None
 
 
 def load_digits() -> datasets.DatasetDict:
@@ -87,6 +91,8 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
         )
     if builder is None and arguments.generator_seed:
         raise InputError(f"`--generator_seed` has no effect: {name!r} is not generated. Leave it out.")
+    if arguments.streaming and (builder is not None or name in EMBEDDED):
+        raise InputError(f"`--streaming` has no effect: {name!r} is made here, not read from files. Leave it out.")
     if name in EMBEDDED:
         if arguments.dataset_config_name is not None:
             raise InputError(f"`--dataset_config_name` has no effect: {name!r} has no variants. Leave it out.")
@@ -100,6 +106,8 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             arguments.generator_test_size,
         )
     path = Path(name).expanduser()
+    if path.is_dir() and arguments.streaming:
+        return open_local_shards(path, arguments.dataset_config_name, arguments.allow_outside_files)
     if path.is_dir():
         return load_local_folder(path, arguments.dataset_config_name, arguments.allow_outside_files)
     if path.is_file():
@@ -115,7 +123,11 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             "or a local folder."
         )
     try:
+        if arguments.streaming:
+            return open_hub_shards(hub_id, arguments.dataset_config_name, arguments.allow_outside_files)
         splits = datasets.load_dataset(hub_id, arguments.dataset_config_name)
+    except InputError:
+        raise
     except Exception as error:
         # Which exception tells an unknown name, a missing login or a missing network changes between versions.
         raise InputError(
@@ -168,12 +180,14 @@ def choose_eval_split(
 
 def choose_image_column(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> str:
     candidates = ("image", "img") if benchmark is None else (benchmark.image_column,)
+    candidates += data.image_fields if isinstance(data, Shards) else ()
     return choose_column(arguments.image_column, candidates, data.column_names, "--image_column")
 
 
 def choose_columns(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> tuple[str, str]:
     """The columns of the image and of the class."""
     label_columns = ("label", "labels") if benchmark is None else (benchmark.label_column,)
+    label_columns += data.label_fields if isinstance(data, Shards) else ()
     image_column = choose_image_column(data, arguments, benchmark)
     label_column = choose_column(arguments.label_column, label_columns, data.column_names, "--label_column")
     return image_column, label_column
@@ -236,8 +250,8 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     splits = load_splits(arguments, benchmark)
     train = splits[find_split(splits, arguments.train_split, "--train_split")]
     image_column, label_column = choose_columns(train, arguments, benchmark)
-    refuse_empty(train, "training", arguments.dataset_name)
     label_names = read_label_names(train, label_column)
+    refuse_empty(train, "training", arguments.dataset_name)
     eval_split = choose_eval_split(splits, arguments, label_column, label_names)
     refuse_unused_arguments(arguments, has_eval_split=eval_split is not None)
     parts = {"training": train}
@@ -245,6 +259,9 @@ def load_image_data(arguments: DataArguments) -> ImageData:
         parts["evaluation"] = splits[eval_split]
         if parts["evaluation"] is train:
             print(f"Warning: the {eval_split} split is both trained and evaluated on.")
+    shards = train if isinstance(train, Shards) else None
+    if shards is not None:
+        parts["evaluation"] = load_evaluation(shards, splits, eval_split)
     for split, data in parts.items():
         check_columns(data, image_column, label_column, split)
         data = data.select_columns([image_column, label_column])
@@ -272,4 +289,4 @@ def load_image_data(arguments: DataArguments) -> ImageData:
         parts[split] = data.cast_column(image_column, datasets.Image(decode=False))
     train, evaluation = parts["training"], parts["evaluation"]
     warn_of_unseen_classes(train[label_column][:], evaluation[label_column][:], label_names)
-    return ImageData(str(arguments.dataset_name), train, evaluation, image_column, label_column, label_names)
+    return ImageData(str(arguments.dataset_name), train, evaluation, image_column, label_column, label_names, shards)

@@ -15,12 +15,14 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
+from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from examples.training.arguments import INTERVALS, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.metrics import Accuracy
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json
+from examples.training.streams import make_stream_loader
 
 
 PROGRESS_FILE = "progress.json"
@@ -109,6 +111,11 @@ def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, Dat
     """Loaders of the training and the evaluation split."""
     refuse_empty_epochs(training, len(datasets[0]))
     options: dict[str, Any] = {"num_workers": training.dataloader_num_workers, "pin_memory": torch.cuda.is_available()}
+    eval_loader = DataLoader(datasets[1], batch_size=training.per_device_eval_batch_size, **options)
+    if isinstance(datasets[0], StreamedImages):
+        return make_stream_loader(
+            datasets[0], training, training.per_device_train_batch_size, training.device
+        ), eval_loader
     train_loader = DataLoader(
         datasets[0],
         batch_size=training.per_device_train_batch_size,
@@ -118,7 +125,7 @@ def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, Dat
         generator=torch.Generator().manual_seed(training.seed),
         **options,
     )
-    return train_loader, DataLoader(datasets[1], batch_size=training.per_device_eval_batch_size, **options)
+    return train_loader, eval_loader
 
 
 def make_accelerator(model: torch.nn.Module, training: TrainingArguments) -> Accelerator:
@@ -208,7 +215,11 @@ def run_loop(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
-    model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
+    stream = loaders[0].dataset if isinstance(loaders[0].dataset, StreamedImages) else None
+    # The loader of a stream is prepared: it knows the processes.
+    prepared = accelerator.prepare(model, make_optimizer(model, training), *loaders[0 if stream is None else 1 :])
+    model, optimizer, eval_loader = prepared[0], prepared[1], prepared[-1]
+    train_loader = prepared[2] if stream is None else loaders[0]
     steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
@@ -221,6 +232,8 @@ def run_loop(
     shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), *show)
     while step < num_steps:
         loaders[0].dataset.set_epoch(epoch)
+        if stream is not None:
+            stream.skip(num_batches)
         if reset_memory and num_batches == 0:
             accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from examples.training.arguments import refuse_empty_epochs
 from examples.training.checkpoints import (
@@ -30,6 +31,7 @@ from examples.training.checkpoints import (
     seal_checkpoint,
 )
 from examples.training.progress import RunningMean, show_progress
+from examples.training.streams import SkipCallback, make_stream_loader
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -115,6 +117,12 @@ class AiTTrainer(Trainer):
             self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
             self.loss_parts["balance_loss"].append(balance_loss.detach())
         return (loss, outputs) if return_outputs else loss
+
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, StreamedImages):
+            return super().get_train_dataloader()
+        place = (self._train_batch_size, self.accelerator.device, self.data_collator)
+        return make_stream_loader(self.train_dataset, self.args, *place)
 
     def get_eval_dataloader(self, eval_dataset=None):
         # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.
@@ -235,8 +243,10 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
-    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
+    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # it has a length
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
+    if isinstance(train_dataset, StreamedImages):
+        callbacks.append(SkipCallback(train_dataset))
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
     if checkpoint is not None:
