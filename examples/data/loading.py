@@ -179,15 +179,17 @@ def choose_eval_split(
 
 
 def choose_image_column(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> str:
-    candidates = ("image", "img") if benchmark is None else (benchmark.image_column,)
-    candidates += data.image_fields if isinstance(data, Shards) else ()
+    candidates: tuple[str, ...] = ("image", "img") if benchmark is None else (benchmark.image_column,)
+    if isinstance(data, Shards):
+        candidates += data.image_fields
     return choose_column(arguments.image_column, candidates, data.column_names, "--image_column")
 
 
 def choose_columns(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> tuple[str, str]:
     """The columns of the image and of the class."""
-    label_columns = ("label", "labels") if benchmark is None else (benchmark.label_column,)
-    label_columns += data.label_fields if isinstance(data, Shards) else ()
+    label_columns: tuple[str, ...] = ("label", "labels") if benchmark is None else (benchmark.label_column,)
+    if isinstance(data, Shards):
+        label_columns += data.label_fields
     image_column = choose_image_column(data, arguments, benchmark)
     label_column = choose_column(arguments.label_column, label_columns, data.column_names, "--label_column")
     return image_column, label_column
