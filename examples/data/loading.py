@@ -1,20 +1,19 @@
 """Data sets by name: loading, checks, and the choice of splits and columns."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
-from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from examples.data.arguments import DataArguments
 from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.data.decoding import check_images, leave_out_bad_images
-from examples.data.files import SPLIT_NAMES, refuse_linked_images
+from examples.data.files import SPLIT_NAMES
 from examples.data.folders import LAYOUTS, holds_data, load_local_folder
 from examples.data.generated import load_generated
+from examples.data.hub import load_hub_splits
 from examples.data.labels import (
     encode_labels,
     has_known_label,
@@ -24,7 +23,7 @@ from examples.data.labels import (
     warn_of_single_images,
     warn_of_unseen_classes,
 )
-from examples.data.shard_sources import load_evaluation, open_hub_shards, open_local_shards
+from examples.data.shard_sources import load_evaluation, open_local_shards
 from examples.data.shards import Shards
 from examples.errors import InputError
 
@@ -76,7 +75,11 @@ def refuse_shadowed_folder(name: str) -> None:
 
 
 def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datasets.DatasetDict:
-    """Load all splits of the data set that the arguments name; `benchmark` is what `find_benchmark` says of it."""
+    """
+    Load all splits of the data set that the arguments name; for a stream, find the `Shards` of each instead.
+
+    `benchmark` is what `find_benchmark` says of the data set.
+    """
     name = arguments.dataset_name
     known = ", ".join([*sorted(EMBEDDED), *BENCHMARKS])
     if not name:
@@ -122,23 +125,7 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             f"There is no benchmark {name!r}. Known: {known}. Otherwise `--dataset_name` takes a Hub id (user/name) "
             "or a local folder."
         )
-    try:
-        if arguments.streaming:
-            return open_hub_shards(hub_id, arguments.dataset_config_name, arguments.allow_outside_files)
-        splits = datasets.load_dataset(hub_id, arguments.dataset_config_name)
-    except InputError:
-        raise
-    except Exception as error:
-        # Which exception tells an unknown name, a missing login or a missing network changes between versions.
-        raise InputError(
-            f"The data set {hub_id!r} could not be loaded from the Hub ({type(error).__name__}: {error}). "
-            f"Without a network pass a local folder with its files, or one of digits, triangle, sort_of_clevr, as "
-            "`--dataset_name`."
-        ) from error
-    if not arguments.allow_outside_files:
-        caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)
-        refuse_linked_images(splits, hub_id, [os.path.realpath(cache) for cache in caches])
-    return splits
+    return load_hub_splits(hub_id, arguments.dataset_config_name, arguments.allow_outside_files, arguments.streaming)
 
 
 def choose_column(given: str | None, candidates: tuple[str, ...], columns: list[str], flag: str) -> str:

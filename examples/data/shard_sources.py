@@ -1,11 +1,9 @@
-"""Where shards are found: parquet files and WebDataset tars in a folder or on the Hub, in splits."""
+"""Where shards are found: parquet files and WebDataset tars in a folder, in splits."""
 
 import glob
 from pathlib import Path
 
 import datasets
-from datasets.packaged_modules.parquet.parquet import Parquet
-from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from examples.data.files import group_by_split, list_files
 from examples.data.parquet_files import (
@@ -13,7 +11,6 @@ from examples.data.parquet_files import (
     describe,
     name_split,
     read_common_features,
-    read_features,
     refuse_missing_shards,
 )
 from examples.data.shards import READING_ERRORS, Shards
@@ -63,31 +60,6 @@ def open_local_shards(
         files = [str((folder / path).absolute()) for path in found]
         read = read_common_features(files, split) if kind == "parquet" else read_tar_features(files[0], split)
         splits[split] = Shards(str(folder), kind, split, files, read, folder, allow_outside_files)
-    return splits
-
-
-def open_hub_shards(
-    hub_id: str, config_name: str | None = None, allow_outside_files: bool = False
-) -> dict[str, Shards]:
-    """
-    Find the shards of a data set of the Hub, of which nothing is downloaded yet.
-
-    Raises:
-        InputError: if it has other files than parquet files and WebDataset tars.
-    """
-    builder = datasets.load_dataset_builder(hub_id, config_name)
-    kind = "parquet" if isinstance(builder, Parquet) else "webdataset" if isinstance(builder, WebDataset) else None
-    if kind is None:
-        raise InputError(
-            f"`--streaming` reads parquet files or WebDataset tars, and {hub_id!r} has neither. Leave it out."
-        )
-    splits = {}
-    for split, files in builder.config.data_files.items():
-        # The card of a data set may name the classes, which its files do not.
-        features = builder.info.features
-        if features is None:
-            features = read_features(files[0]) if kind == "parquet" else read_tar_features(files[0], split)
-        splits[str(split)] = Shards(hub_id, kind, str(split), list(files), features, None, allow_outside_files)
     return splits
 
 

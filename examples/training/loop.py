@@ -145,6 +145,14 @@ def make_accelerator(model: torch.nn.Module, training: TrainingArguments) -> Acc
     )
 
 
+def prepare(accelerator: Accelerator, model, optimizer, loaders) -> tuple:
+    """Let Accelerate prepare everything but the loader of a stream, which knows the processes itself."""
+    if isinstance(loaders[0].dataset, StreamedImages):
+        model, optimizer, eval_loader = accelerator.prepare(model, optimizer, loaders[1])
+        return model, optimizer, loaders[0], eval_loader
+    return accelerator.prepare(model, optimizer, *loaders)
+
+
 @dataclass
 class LossLog:
     """The task loss and the balance loss apart, since they were last taken."""
@@ -215,11 +223,7 @@ def run_loop(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
-    stream = loaders[0].dataset if isinstance(loaders[0].dataset, StreamedImages) else None
-    # The loader of a stream is prepared: it knows the processes.
-    prepared = accelerator.prepare(model, make_optimizer(model, training), *loaders[0 if stream is None else 1 :])
-    model, optimizer, eval_loader = prepared[0], prepared[1], prepared[-1]
-    train_loader = prepared[2] if stream is None else loaders[0]
+    model, optimizer, train_loader, eval_loader = prepare(accelerator, model, make_optimizer(model, training), loaders)
     steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
@@ -232,8 +236,8 @@ def run_loop(
     shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), *show)
     while step < num_steps:
         loaders[0].dataset.set_epoch(epoch)
-        if stream is not None:
-            stream.skip(num_batches)
+        if isinstance(loaders[0].dataset, StreamedImages):
+            loaders[0].dataset.skip(num_batches)
         if reset_memory and num_batches == 0:
             accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader

@@ -21,7 +21,8 @@ HfApi().create_repo(sys.argv[2], repo_type="dataset")
 HfApi().upload_folder(repo_id=sys.argv[2], folder_path=folder, repo_type="dataset")
 """
 STREAM = """
-import json, sys
+import json, os, sys
+from pathlib import Path
 from transformers import ViTImageProcessorPil
 from examples.data.arguments import DataArguments
 from examples.data.images import make_datasets
@@ -29,7 +30,9 @@ from examples.data.loading import load_image_data
 
 processor = ViTImageProcessorPil(size={"height": 8, "width": 8})
 found = []
-for name, streaming in ((sys.argv[1], False), (sys.argv[1], True), (sys.argv[2], True)):
+for name, streaming in ((sys.argv[1], True), (sys.argv[2], True), (sys.argv[1], False)):
+    if not streaming:
+        print("Kept:", sorted(path.name for path in Path(os.environ["HF_HOME"]).rglob("*t*-0*-of-*.parquet")))
     arguments = DataArguments(dataset_name=name, streaming=streaming)
     data = load_image_data(arguments)
     train, evaluation = make_datasets(data, arguments, processor, 0)
@@ -49,7 +52,8 @@ def test_hub_set_is_streamed(hub, run_python):
     assert streamed.returncode == 0, streamed.stderr
     assert "Streaming the train split: 12 samples in 3 parquet files, as counted in them." in streamed.stdout
     assert "Streaming the train split: 12 samples in 2 tars, as counted in them." in streamed.stdout
-    (names, in_memory), (stream_names, stream), (tar_names, tars) = json.loads(streamed.stdout.splitlines()[-1])
+    assert "Kept: ['test-00000-of-00001.parquet']" in streamed.stdout
+    (stream_names, stream), (tar_names, tars), (names, in_memory) = json.loads(streamed.stdout.splitlines()[-1])
     # The class names come from the card; a tar has none.
     assert names == stream_names == ["cat", "dog"] and tar_names == ["0", "1"]
     assert in_memory == stream == tars
