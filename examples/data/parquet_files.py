@@ -66,9 +66,12 @@ def refuse_missing_shards(folder: Path, paths: list[Path], split: str) -> None:
             )
 
 
-def open_file(path: str):
-    """Open a file of this machine or of the Hub (`hf://...`) to read bytes from."""
-    return HfFileSystem().open(path, "rb") if path.startswith("hf://") else open(path, "rb")
+def open_file(path: str, is_sequential: bool = False):
+    """Open a file of this machine or of the Hub (`hf://...`), to be read here and there or from its beginning on."""
+    if not path.startswith("hf://"):
+        return open(path, "rb")
+    # The block that the library reads ahead by itself would be thrown away at the next place.
+    return HfFileSystem().open(path, "rb", **({} if is_sequential else {"cache_type": "none"}))
 
 
 def read_features(file: str) -> datasets.Features:

@@ -3,7 +3,8 @@
 import glob
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from examples.errors import InputError
 from examples.sharing import show
 
 
+# Files that are opened at once to count their rows.
+NUM_READERS = 16
 # What the readers of parquet and of tars raise over a file that is damaged or cannot be reached.
 READING_ERRORS = (OSError, ValueError, tarfile.TarError, datasets.exceptions.DatasetGenerationError)
 
@@ -29,7 +32,7 @@ def read_tar_column(path: str, column: str | None) -> list[Any]:
     """Read a field of every sample of a WebDataset tar, `None` where it is missing; images are passed over unread."""
     values: list[Any] = []
     last_key = None
-    with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    with open_file(path, is_sequential=True) as file, tarfile.open(fileobj=file) as archive:
         for member in archive:
             # The samples are those that the reader of `datasets` finds.
             key, name = base_plus_ext(member.name)
@@ -98,9 +101,7 @@ class Shards:
         """Rows of each file. A parquet file says so at its end; a tar is gone through once."""
         if self.columns:
             return list(map(len, next(iter(self.columns.values()))))
-        if self.kind == "parquet":
-            return [self.read_whole(file, count_parquet_rows) for file in self.files]
-        return list(map(len, self.read_column(None)))
+        return self.read_all(count_parquet_rows) if self.kind == "parquet" else list(map(len, self.read_column(None)))
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -109,14 +110,19 @@ class Shards:
         """The values of a column that holds no images, over all files."""
         return pyarrow.chunked_array(self.read_column(column)).to_pylist()
 
-    def read_whole(self, file: str, read: Any, *arguments: Any) -> Any:
-        """Read something of a file; raise an `InputError` that names the file if it cannot be read."""
-        try:
-            return read(file, *arguments)
-        except InputError:
-            raise
-        except READING_ERRORS as error:
-            raise self.explain(file, error) from error
+    def read_all(self, read: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Read something of each file, of several at once; an `InputError` names the first that cannot be read."""
+
+        def read_one(file: str) -> Any:
+            try:
+                return read(file, *arguments)
+            except InputError:
+                raise
+            except READING_ERRORS as error:
+                raise self.explain(file, error) from error
+
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            return list(pool.map(read_one, self.files))
 
     def explain(self, file: str, error: BaseException) -> InputError:
         what = "parquet file" if self.kind == "parquet" else "tar"
@@ -126,7 +132,7 @@ class Shards:
         """Read a column of labels, without the images: an array for each file."""
         if column not in self.columns:
             read = read_parquet_column if self.kind == "parquet" else read_tar_column
-            values = [self.read_whole(file, read, column) for file in self.files]
+            values = self.read_all(read, column)
             if self.kind == "webdataset":
                 schema_type = self.features.arrow_schema.field(column).type if column else pyarrow.null()
                 values = [pyarrow.array(part, type=schema_type) for part in values]

@@ -106,6 +106,15 @@ def test_two_processes_share_uneven_shards_and_go_on(loop, tmp_path):
     assert_same_weights(tmp_path / "run", whole)
 
 
+def test_stream_goes_on_with_the_processes_it_began_with(loop, tmp_path):
+    folder = write_shards(tmp_path / "set")
+    SCRIPTS[loop].main(make_stream_flags(tmp_path / "run", folder, max_steps=4))
+    forget_steps_after(tmp_path / "run", 2)
+    flags = make_stream_flags(tmp_path / "run", folder, max_steps=4, per_device_train_batch_size=4)
+    codes, printed = run_on_two(loop, tmp_path / "run", *flags)
+    assert codes == [1, 1] and "other arguments: num_processes 1, now 2, per_device_train_batch_size" in printed[0]
+
+
 def test_stream_of_one_buffer_trains_like_the_set_in_memory(tmp_path, monkeypatch):
     # With all samples in each batch, their order is all that may differ, and it does not matter to the loss.
     folder = write_shards(tmp_path / "set")
