@@ -112,7 +112,8 @@ def test_stream_goes_on_with_the_processes_it_began_with(loop, tmp_path):
     forget_steps_after(tmp_path / "run", 2)
     flags = make_stream_flags(tmp_path / "run", folder, max_steps=4, per_device_train_batch_size=4)
     codes, printed = run_on_two(loop, tmp_path / "run", *flags)
-    assert codes == [1, 1] and "other arguments: num_processes 1, now 2, per_device_train_batch_size" in printed[0]
+    assert codes == [1, 1] and "num_processes 1, now 2" in printed[0], printed
+    assert "per_device_train_batch_size 8, now 4. Use the same arguments to resume it" in printed[0]
 
 
 def test_stream_of_one_buffer_trains_like_the_set_in_memory(tmp_path, monkeypatch):
