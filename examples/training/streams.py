@@ -1,4 +1,4 @@
-"""Streams under the Trainer and in the explicit loop: their loader, and going on within an epoch."""
+"""The loader of a stream, under the Trainer and in the explicit loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from examples.data.streaming import StreamedImages
 from examples.errors import InputError
@@ -51,14 +51,3 @@ def make_stream_loader(
     return prepare_data_loader(
         loader, device=device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
     )
-
-
-class SkipCallback(TrainerCallback):
-    """Tells a stream how many batches of the epoch were trained on before the run was resumed."""
-
-    def __init__(self, stream: StreamedImages):
-        self.stream = stream
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        steps_per_epoch = -(-len(train_dataloader) // args.gradient_accumulation_steps)
-        self.stream.skip(state.global_step % steps_per_epoch * args.gradient_accumulation_steps)

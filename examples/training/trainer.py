@@ -24,6 +24,13 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from examples.training.arguments import refuse_empty_epochs
+from examples.training.callbacks import (
+    BestCheckpointCallback,
+    CompleteLogCallback,
+    EpochCallback,
+    ResetMemoryCallback,
+    SkipCallback,
+)
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
@@ -31,7 +38,7 @@ from examples.training.checkpoints import (
     seal_checkpoint,
 )
 from examples.training.progress import RunningMean, show_progress
-from examples.training.streams import SkipCallback, make_stream_loader
+from examples.training.streams import make_stream_loader
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -41,47 +48,6 @@ NEEDED_TO_MEASURE = {
     "eval_do_concat_batches": True,
     "label_names": None,
 }
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the training set which epoch it is, for its augmentation; accelerate does so in some settings only."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch + 1e-6))
-
-
-class ResetMemoryCallback(TrainerCallback):
-    """Starts every epoch with the initial memories: the ablation "reset memory" of the paper."""
-
-    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
-        # A run that was resumed within an epoch goes on with the memories of its checkpoint.
-        if abs(state.epoch - round(state.epoch)) < 1e-6:
-            model.reset_memories()
-
-
-class CompleteLogCallback(TrainerCallback):
-    """Logs at every save and at the last step too, so that the logged losses account for every step."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save or state.global_step >= state.max_steps:
-            control.should_log = True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if control.should_save:
-            control.should_log = True
-
-
-class BestCheckpointCallback(TrainerCallback):
-    """Finds the best checkpoint of a resumed run beside the one it goes on from, wherever the folder is by now."""
-
-    def __init__(self, checkpoint: Path):
-        self.best = find_best(checkpoint)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        state.best_model_checkpoint = str(self.best) if self.best else None
 
 
 class AiTTrainer(Trainer):
