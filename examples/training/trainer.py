@@ -21,9 +21,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from examples.data.images import collate_batch
 from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import refuse_empty_epochs
+from examples.training.arguments import choose_workers, refuse_empty_epochs
 from examples.training.callbacks import (
     BestCheckpointCallback,
     CompleteLogCallback,
@@ -37,8 +38,9 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
+from examples.training.label_smoothing import SharesSmoother
 from examples.training.model import leaves_parameters_unused
-from examples.training.progress import RunningMean, show_progress
+from examples.training.progress import RunningMean, collect_history, show_progress
 from examples.training.streams import make_stream_loader
 
 
@@ -65,6 +67,8 @@ class AiTTrainer(Trainer):
                 "AiTTrainer takes no `compute_loss_func`: it would drop the balance loss. Override `compute_loss`."
             )
         super().__init__(*args, **kwargs)
+        if self.label_smoother is not None:
+            self.label_smoother = SharesSmoother(self.label_smoother.epsilon)
         # The Trainer would drop the oldest checkpoints before the new one is complete, and those of others.
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.running_loss = RunningMean()
@@ -74,8 +78,6 @@ class AiTTrainer(Trainer):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            self.running_loss.add(loss)
         balance_loss = outputs.get("balance_loss")
         if balance_loss is not None:
             weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
@@ -83,6 +85,8 @@ class AiTTrainer(Trainer):
                 loss = loss + weighted_loss
             self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
             self.loss_parts["balance_loss"].append(balance_loss.detach())
+        if model.training:
+            self.running_loss.add(loss)
         return (loss, outputs) if return_outputs else loss
 
     def get_train_dataloader(self):
@@ -178,19 +182,12 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     refuse_empty_epochs(training, num_samples)
     if training.fp16 and training.device.type == "cpu":
         raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
+    # The data sets give what the model takes, and whole batches, in which the Trainer would look for single samples.
+    training.remove_unused_columns = False
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
     training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
-
-
-def collect_history(state: TrainerState) -> list[dict[str, float]]:
-    """The losses and evaluations that were logged."""
-    return [
-        {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
-        for entry in state.log_history
-        if "loss" in entry or "eval_loss" in entry
-    ]
 
 
 def train(
@@ -211,6 +208,7 @@ def train(
     """
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # it has a length
+    choose_workers(training, datasets)
     if training.ddp_find_unused_parameters is None:
         # The Trainer would look for them in every step.
         training.ddp_find_unused_parameters = leaves_parameters_unused(model)
@@ -227,6 +225,7 @@ def train(
             args=training,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            data_collator=collate_batch,
             processing_class=processor,
             compute_metrics=metrics_of,
             callbacks=callbacks,

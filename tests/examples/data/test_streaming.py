@@ -23,7 +23,8 @@ STRUCT = {"bytes": "binary", "path": "string"}
 
 def load(folder, processor, **fields):
     """The training and the evaluation samples of a folder, augmented."""
-    arguments = DataArguments(dataset_name=str(folder), crop_padding=1, horizontal_flip=True, **fields)
+    augmented = {"crop_padding": 1, "horizontal_flip": True, "auto_augment": "trivialaugment", "random_erasing": 0.5}
+    arguments = DataArguments(dataset_name=str(folder), **augmented, **fields)
     return make_datasets(load_image_data(arguments), arguments, processor, seed=3)
 
 
@@ -303,6 +304,8 @@ def test_link_out_of_the_folder_is_refused(tmp_path):
         ({"streaming": True, "cache_images": True}, "`--cache_images` opens all images before training"),
         ({"streaming": True, "check_images": True}, "`--check_images` opens all images before training"),
         ({"streaming": True, "skip_bad_images": True}, "`--skip_bad_images` opens all images before training"),
+        ({"streaming": True, "mixup_alpha": 0.2}, "`--mixup_alpha` mixes each image with any other of the set"),
+        ({"streaming": True, "cutmix_alpha": 1.0}, "`--cutmix_alpha` mixes each image with any other of the set"),
         ({"shuffle_buffer_size": 10}, "`--shuffle_buffer_size` has no effect without `--streaming True`"),
         ({"streaming": True, "shuffle_buffer_size": 0}, "`--shuffle_buffer_size` must be at least 1"),
     ],

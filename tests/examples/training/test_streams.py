@@ -116,6 +116,14 @@ def test_stream_goes_on_with_the_processes_it_began_with(loop, tmp_path):
     assert "per_device_train_batch_size 8, now 4. Use the same arguments to resume it" in printed[0]
 
 
+def test_stream_goes_on_with_the_workers_it_began_with(loop, tmp_path):
+    folder = write_shards(tmp_path / "set")
+    SCRIPTS[loop].main(make_stream_flags(tmp_path / "run", folder, max_steps=4))
+    forget_steps_after(tmp_path / "run", 2)
+    with pytest.raises(InputError, match=r"other arguments: dataloader_num_workers 0, now 2\. Use the same"):
+        SCRIPTS[loop].main(make_stream_flags(tmp_path / "run", folder, max_steps=4, dataloader_num_workers=2))
+
+
 def test_stream_of_one_buffer_trains_like_the_set_in_memory(tmp_path, monkeypatch):
     # With all samples in each batch, their order is all that may differ, and it does not matter to the loss.
     folder = write_shards(tmp_path / "set")
