@@ -220,7 +220,8 @@ def parse_arguments(
             f"`--{mixing[0]}` gives shares of classes, which the architecture 'vit' does not take: leave it out, or "
             "take 'ait_no_workspace'."
         )
-    if "dataloader_num_workers" not in given | set(recipe):
+    # The workers of a stream decide its order, which must not depend on the machine.
+    if not data.streaming and "dataloader_num_workers" not in given | set(recipe):
         training.dataloader_num_workers = None  # type: ignore[assignment]  # chosen with the data
     if "output_dir" not in given:
         # A folder for each model that a recipe can make, so that none stands in the way of another.
