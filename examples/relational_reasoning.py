@@ -10,7 +10,7 @@ accuracy for each type and subtype of question, beside what a reader of the ques
 
 import sys
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_streaming
 from examples.errors import RESUME, InputError, run_script
 from examples.training.arguments import parse_arguments
 
@@ -22,8 +22,11 @@ def choose_types(arguments: DataArguments) -> list[str]:
     types = arguments.question_types or list(QUESTION_TYPES)
     if unknown := sorted(set(types) - set(QUESTION_TYPES)):
         raise InputError(f"There is no question type {unknown[0]!r}. Known types: {', '.join(QUESTION_TYPES)}.")
-    if arguments.horizontal_flip or arguments.crop_padding:
-        raise InputError("Flipped or cropped images have other answers: set no `horizontal_flip` or `crop_padding`.")
+    for name in ("horizontal_flip", "crop_padding", "auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha"):
+        if getattr(arguments, name):
+            raise InputError(
+                f"Changed images have other answers: leave out `--{name}`, or take `--augment_questions`."
+            )
     return types
 
 
@@ -31,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     data_arguments, model_arguments, run_arguments, training = parse_arguments(
         sys.argv[1:] if argv is None else argv, __doc__, "relational_reasoning"
     )
+    refuse_streaming(data_arguments, "relational_reasoning")
     types = choose_types(data_arguments)
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.data.questions import load_questions, make_question_datasets

@@ -1,4 +1,4 @@
-"""The global workspace of AiT: the memory, the bottleneck write into it with its balance loss, and the retrieval."""
+"""The global workspace of AiT: the bottleneck write into the memory with its balance loss, and the retrieval."""
 
 import numpy as np
 import torch
@@ -7,86 +7,9 @@ from transformers.utils import is_tracing
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_ait import AiTConfig
-from .distributed_ait import add_up, find_winners, is_first_process, sum_over_processes
+from .distributed_ait import find_winners, is_first_process, sum_over_processes
 from .hopfield_ait import compute_energy, retrieve_patterns
-
-
-def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
-    """Draw a layer's first memory, N(0, 1) of shape (M, D), from a random stream of its own: always the same one."""
-    generator = torch.Generator().manual_seed(layer_index)
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-def pack_memory(memory: torch.Tensor) -> torch.Tensor:
-    """Read a float32 memory as integers of the same bits, without gradient, so that mixed precision casts none."""
-    return memory.detach().view(torch.int32)
-
-
-def unpack_memory(memory: torch.Tensor) -> torch.Tensor:
-    """Read what `pack_memory` returns as the float32 memory that it was; any other memory is returned as it is."""
-    return memory.view(torch.float32) if memory.dtype == torch.int32 else memory
-
-
-class AiTMemory(nn.Module):
-    """
-    The memories of all layers, one float32 buffer each: reading, the one place where they change, and the reset.
-
-    A module of its own, so that adapters, device maps and offloading can treat them as one thing. Called without
-    arguments it reads: it returns a float32 copy of each layer's memory, (num_memory_slots, memory_slot_size).
-    """
-
-    def __init__(self, config: AiTConfig):
-        super().__init__()
-        self.num_layers = config.num_hidden_layers if config.num_memory_slots > 0 else 0
-        for layer_index in range(self.num_layers):
-            # Always float32, whatever the default dtype that a loader has set.
-            memory = torch.empty(config.num_memory_slots, config.memory_slot_size, dtype=torch.float32)
-            self.register_buffer(f"layer_{layer_index}", memory)
-        # Here as well as in `_init_weights`, which some loaders skip.
-        self.reset()
-
-    @property
-    def buffers_by_layer(self) -> tuple[torch.Tensor, ...]:
-        """The buffers themselves, in the order of the layers; empty without a workspace."""
-        return tuple(self.get_buffer(f"layer_{layer_index}") for layer_index in range(self.num_layers))
-
-    def forward(self) -> list[torch.Tensor]:
-        # Mixed-precision wrappers may have cast a buffer behind our back. Autograd keeps what the layers read, and the
-        # commit overwrites the buffer before the backward pass. A plain clone would do, but torch.compile's inductor
-        # takes it for a no-op, keeps the buffer itself and computes wrong gradients (pytorch issue 198131); what it
-        # neither drops nor recomputes is padding, cut off again.
-        return [nn.functional.pad(memory.float(), (0, 0, 0, 1))[:-1] for memory in self.buffers_by_layer]
-
-    @torch.no_grad()
-    def commit(self, new_memories: list[torch.Tensor], synchronize: bool = False) -> None:
-        """
-        Replace the memories in place, all of them or, if any value is not finite, none.
-
-        With `synchronize`, a value that is not finite on one process keeps the memories of all: it may have come from
-        weights behind the exchange, which the others' memories have not met.
-        """
-        new_memories = [new.to(old.device) for new, old in zip(new_memories, self.buffers_by_layer)]
-        is_finite = torch.stack([memory.isfinite().all() for memory in new_memories]).all()
-        if synchronize:
-            is_finite = add_up((~is_finite).float()) == 0
-        for old, new in zip(self.buffers_by_layer, new_memories):
-            old.copy_(torch.where(is_finite, new, old))
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Set every memory back to its initial value, in place."""
-        for layer_index, memory in enumerate(self.buffers_by_layer):
-            memory.copy_(make_initial_memory(memory.shape, layer_index))
-
-    def _apply(self, fn, recurse=True):
-        # `.half()` and `.to(torch.bfloat16)` cast every buffer, and a memory that was rounded once stays rounded.
-        before = self.buffers_by_layer
-        super()._apply(fn, recurse)
-        for layer_index, memory in enumerate(before):
-            after = self.buffers_by_layer[layer_index]
-            if after.dtype != torch.float32:
-                self.register_buffer(f"layer_{layer_index}", memory.to(after.device))
-        return self
+from .memory_ait import pack_memory, unpack_memory
 
 
 def partition_rows(logits: np.ndarray, num_kept: int) -> np.ndarray:
@@ -120,6 +43,18 @@ def select_tokens(queries: torch.Tensor, tokens: torch.Tensor, num_kept: int) ->
     else:
         kept_logits, kept_tokens = torch.matmul(queries, tokens.T).topk(num_kept, dim=-1, sorted=False)
     return kept_logits, kept_tokens
+
+
+def sort_entries(kept_tokens: torch.Tensor, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sort the places of selected tokens, (N,), and tell where each stood, (N,); equal places keep their order."""
+    # From 32,768 entries on PyTorch counts them, below that it compares; NumPy counts numbers of 16 bits.
+    is_counted = len(kept_tokens) >= 2**15 or num_tokens > 2**16
+    if is_counted or is_tracing(kept_tokens) or kept_tokens.device.type != "cpu":
+        sorted_tokens, order = kept_tokens.int().sort(stable=True)
+    else:
+        order = torch.from_numpy(np.argsort(kept_tokens.numpy().astype(np.uint16), kind="stable"))
+        sorted_tokens = kept_tokens[order]
+    return sorted_tokens, order
 
 
 def compete(
@@ -173,24 +108,30 @@ class BottleneckAttention(torch.autograd.Function):
     def backward(ctx, grad_attended, grad_attention, grad_kept_logits, _):
         queries, tokens, attention, kept_tokens = ctx.saved_tensors
         num_rows, num_kept = kept_tokens.shape
-        rows = torch.arange(num_rows, device=tokens.device)
-        entry_rows = rows.repeat_interleave(num_kept)
-        # The dot products of each row's gradient with the tokens that it selected, none of them copied.
-        grad_attention = grad_attention + torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad_attended.contiguous(), tokens, kept_tokens.flatten(), rows * num_kept, entry_rows, mode=0
-        ).view_as(attention)
-        grad_logits = attention * (grad_attention - (attention * grad_attention).sum(dim=-1, keepdim=True))
-        grad_logits = grad_logits + grad_kept_logits
+        # The dot products of each row's gradient with the tokens that it selected.
+        if 6 * num_kept > len(tokens):
+            # Measured: those with all tokens are faster where a sixth of them or more is kept.
+            grad_logits = torch.matmul(grad_attended, tokens.T).gather(-1, kept_tokens)
+        else:
+            rows = torch.arange(num_rows, device=tokens.device)
+            grad_logits = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                *(grad_attended.contiguous(), tokens, kept_tokens.flatten(), rows * num_kept),
+                rows.repeat_interleave(num_kept),
+                mode=0,
+            ).view_as(attention)
+        grad_logits = attention * (grad_logits + grad_attention)
+        grad_logits -= attention * grad_logits.sum(dim=-1, keepdim=True)
+        grad_logits += grad_kept_logits
         grad_queries = nn.functional.embedding_bag(kept_tokens, tokens, mode="sum", per_sample_weights=grad_logits)
 
         # Each selected entry brings its token two shares: of its row's gradient, by the attention, and of its row's
         # query, by the gradient of the logit. Sorted by token, the entries are bags too.
-        sorted_tokens, order = kept_tokens.flatten().int().sort(stable=True)
-        entry_rows = entry_rows.index_select(0, order)
-        starts = torch.searchsorted(sorted_tokens, torch.arange(len(tokens), device=tokens.device, dtype=torch.int32))
+        sorted_tokens, order = sort_entries(kept_tokens.flatten(), len(tokens))
+        starts = torch.arange(len(tokens), device=tokens.device, dtype=sorted_tokens.dtype)
+        starts = torch.searchsorted(sorted_tokens, starts)
         grad_tokens, grad_of_logits = (
             nn.functional.embedding_bag(
-                entry_rows, shared, starts, mode="sum", per_sample_weights=weights.flatten().index_select(0, order)
+                order // num_kept, shared, starts, mode="sum", per_sample_weights=weights.flatten()[order]
             )
             for shared, weights in ((grad_attended, attention), (queries, grad_logits))
         )
@@ -495,7 +436,8 @@ class AiTWorkspace(nn.Module):
             tokens (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`): The MLP's normed output.
             update_memory (`bool`, *optional*, defaults to `False`): Whether to write before retrieving.
             output_energies (`bool`, *optional*, defaults to `False`): Whether the retrieval computes its energies.
-            output_write_attentions (`bool`, *optional*, defaults to `False`): Whether the write returns its attention.
+            output_write_attentions (`bool`, *optional*, defaults to `False`):
+                Whether the write returns its attention; in evaluation it does without being kept, too.
             num_questions (`int`, *optional*, defaults to 0): Tokens at the end that retrieve, but are not written.
             synchronize (`bool`, *optional*, defaults to `False`): Whether the tokens of all processes are written.
 
@@ -505,10 +447,14 @@ class AiTWorkspace(nn.Module):
         """
         is_packed, memory = memory.dtype == torch.int32, unpack_memory(memory)
         balance_loss = None
+        # deviation: with `question_attention="independent"` the image alone is written. Questions that competed would
+        # see each other through the memory.
+        written_tokens = tokens[:, : tokens.shape[1] - num_questions]
         if update_memory:
-            # deviation: with `question_attention="independent"` the image alone is written. Questions that competed
-            # would see each other through the memory.
-            written_tokens = tokens[:, : tokens.shape[1] - num_questions]
             memory, balance_loss, _ = self.write(memory, written_tokens, output_write_attentions, synchronize)
+        elif output_write_attentions and not self.training:
+            # The attention is recorded, the rest dropped. In training the write's dropout would draw random numbers.
+            with torch.no_grad():
+                self.write(memory, written_tokens, output_write_attentions=True)
         retrieved, _, _ = self.retrieve(memory, tokens, output_energies=output_energies)
         return retrieved, pack_memory(memory) if is_packed else memory, balance_loss

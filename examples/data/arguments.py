@@ -1,10 +1,14 @@
 """Arguments that say what to train on."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from examples.errors import InputError
+from examples.errors import InputError, refuse_unknown_name
 from examples.parsing import find_wrong_statistics
+
+
+AUTO_AUGMENTATIONS = ("trivialaugment",)
 
 
 @dataclass
@@ -27,10 +31,13 @@ class DataArguments:
     generator_seed: int = field(default=0, metadata={"help": "Seed of a generated data set."})
     generator_train_size: int | None = field(default=None, metadata={"help": "Images to generate for training."})
     generator_test_size: int | None = field(default=None, metadata={"help": "Images to generate for testing."})
-    cache_images: bool = field(
-        default=False,
+    cache_images: bool | None = field(
+        default=None,
         metadata={
-            "help": "Decode and resize every image once and hold it in memory, as bytes. The samples are the same."
+            "help": "Decode and resize every image once, in parallel, and hold it as bytes: in memory, or, where a "
+            "split takes more than half of what is free, in a file mapped into it, in the cache folder of `datasets`, "
+            "for the time of the run. Default: in memory where a split takes at most a quarter of what is free. The "
+            "samples are the same."
         },
     )
     check_images: bool = field(
@@ -44,6 +51,16 @@ class DataArguments:
     allow_outside_files: bool = field(
         default=False,
         metadata={"help": "Open files outside the data folder, to which its links or a table's paths lead."},
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training images from parquet files or WebDataset tars, in a folder or on the Hub, as "
+            "training reaches them, instead of loading them first."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000, metadata={"help": "Encoded images that each worker of a stream holds to choose the next from."}
     )
     question_types: list[str] | None = field(
         default=None,
@@ -63,8 +80,12 @@ class DataArguments:
             "answers change with them. Needs `--group_questions`."
         },
     )
-    image_column: str | None = field(default=None, metadata={"help": "Image column. Default: 'image' or 'img'."})
-    label_column: str | None = field(default=None, metadata={"help": "Label column. Default: 'label' or 'labels'."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Image column. Default: 'image' or 'img', of tars also 'jpg' and the like."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Label column. Default: 'label' or 'labels', of tars also 'cls'."}
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
         default=None,
@@ -79,19 +100,75 @@ class DataArguments:
         default=0, metadata={"help": "Pixels of padding before a random crop of training images. 0: no crop."}
     )
     horizontal_flip: bool = field(default=False, metadata={"help": "Flip half of the training images."})
+    auto_augment: str | None = field(
+        default=None,
+        metadata={"help": "Automatic augmentation of training images: 'trivialaugment'. Default: none."},
+    )
+    random_erasing: float | None = field(
+        default=None, metadata={"help": "Share of the training images of which a rectangle is erased, from 0 to 1."}
+    )
+    mixup_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Blend each training image, and its label, with another; the share is of Beta(alpha, alpha)."
+        },
+    )
+    cutmix_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fill a rectangle of each training image from another, and share the label; the area is of "
+            "Beta(alpha, alpha). With `--mixup_alpha` half of the images get each."
+        },
+    )
     image_mean: list[float] | None = field(default=None, metadata={"help": "Mean per channel, of values in [0, 1]."})
     image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation per channel."})
 
     def __post_init__(self) -> None:
         if wrong := find_wrong_statistics(image_mean=self.image_mean, image_std=self.image_std):
             raise InputError(wrong)
-        for name, lowest in (("max_train_samples", 1), ("max_eval_samples", 1), ("crop_padding", 0)):
+        for name, lowest in (
+            ("max_train_samples", 1),
+            ("max_eval_samples", 1),
+            ("crop_padding", 0),
+            ("shuffle_buffer_size", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"`--{name}` must be above 0 and finite, but got {value}; leave it out for none.")
+        if self.random_erasing is not None and not 0 <= self.random_erasing <= 1:
+            raise InputError(f"`--random_erasing` must be from 0 to 1, but got {self.random_erasing}.")
+        if self.auto_augment is not None:
+            refuse_unknown_name(self.auto_augment, AUTO_AUGMENTATIONS, "automatic augmentation (`--auto_augment`)")
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
         if self.check_images and self.skip_bad_images:
             raise InputError(
                 "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."
             )
+        if not self.streaming and self.shuffle_buffer_size != DataArguments.shuffle_buffer_size:
+            raise InputError("`--shuffle_buffer_size` has no effect without `--streaming True`: leave it out.")
+        for name in ("cache_images", "check_images", "skip_bad_images"):
+            if self.streaming and getattr(self, name):
+                raise InputError(
+                    f"`--{name}` opens all images before training, which `--streaming` is there to avoid: leave one "
+                    "of them out. A stream stops at the first image that cannot be read, and names it."
+                )
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if self.streaming and getattr(self, name) is not None:
+                raise InputError(
+                    f"`--{name}` mixes each image with any other of the set, which `--streaming` has not at hand: "
+                    "leave one of them out."
+                )
+
+
+def refuse_streaming(arguments: DataArguments, script: str) -> None:
+    """Raise an `InputError` if a script shall stream that cannot."""
+    if arguments.streaming:
+        raise InputError(
+            f"`--streaming` has no effect on `examples.{script}`: leave it out, or train with "
+            "`examples.image_classification`."
+        )

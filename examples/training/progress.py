@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import torch
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.utils import logging
 
 
@@ -173,3 +173,12 @@ def show_progress(trainer: Trainer, loss: RunningMean, verbose: bool = False) ->
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(LinePerEpochCallback(loss, verbose))
+
+
+def collect_history(state: TrainerState) -> list[dict[str, float]]:
+    """The losses and evaluations that were logged."""
+    return [
+        {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
+        for entry in state.log_history
+        if "loss" in entry or "eval_loss" in entry
+    ]

@@ -7,7 +7,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -19,18 +18,30 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_NAME
 
+from examples.data.images import collate_batch
+from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import refuse_empty_epochs
+from examples.training.arguments import choose_workers, refuse_empty_epochs
+from examples.training.callbacks import (
+    BestCheckpointCallback,
+    CompleteLogCallback,
+    EpochCallback,
+    ResetMemoryCallback,
+    SkipCallback,
+)
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
     find_best,
     seal_checkpoint,
 )
+from examples.training.label_smoothing import SharesSmoother
+from examples.training.loading import load_weights
 from examples.training.model import leaves_parameters_unused
-from examples.training.progress import RunningMean, show_progress
+from examples.training.progress import RunningMean, collect_history, show_progress
+from examples.training.publishing import write_trainer_card
+from examples.training.streams import make_stream_loader
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -40,47 +51,6 @@ NEEDED_TO_MEASURE = {
     "eval_do_concat_batches": True,
     "label_names": None,
 }
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the training set which epoch it is, for its augmentation; accelerate does so in some settings only."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch + 1e-6))
-
-
-class ResetMemoryCallback(TrainerCallback):
-    """Starts every epoch with the initial memories: the ablation "reset memory" of the paper."""
-
-    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
-        # A run that was resumed within an epoch goes on with the memories of its checkpoint.
-        if abs(state.epoch - round(state.epoch)) < 1e-6:
-            model.reset_memories()
-
-
-class CompleteLogCallback(TrainerCallback):
-    """Logs at every save and at the last step too, so that the logged losses account for every step."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save or state.global_step >= state.max_steps:
-            control.should_log = True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if control.should_save:
-            control.should_log = True
-
-
-class BestCheckpointCallback(TrainerCallback):
-    """Finds the best checkpoint of a resumed run beside the one it goes on from, wherever the folder is by now."""
-
-    def __init__(self, checkpoint: Path):
-        self.best = find_best(checkpoint)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        state.best_model_checkpoint = str(self.best) if self.best else None
 
 
 class AiTTrainer(Trainer):
@@ -97,6 +67,8 @@ class AiTTrainer(Trainer):
                 "AiTTrainer takes no `compute_loss_func`: it would drop the balance loss. Override `compute_loss`."
             )
         super().__init__(*args, **kwargs)
+        if self.label_smoother is not None:
+            self.label_smoother = SharesSmoother(self.label_smoother.epsilon)
         # The Trainer would drop the oldest checkpoints before the new one is complete, and those of others.
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.running_loss = RunningMean()
@@ -106,8 +78,6 @@ class AiTTrainer(Trainer):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            self.running_loss.add(loss)
         balance_loss = outputs.get("balance_loss")
         if balance_loss is not None:
             weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
@@ -115,7 +85,15 @@ class AiTTrainer(Trainer):
                 loss = loss + weighted_loss
             self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
             self.loss_parts["balance_loss"].append(balance_loss.detach())
+        if model.training:
+            self.running_loss.add(loss)
         return (loss, outputs) if return_outputs else loss
+
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, StreamedImages):
+            return super().get_train_dataloader()
+        place = (self._train_batch_size, self.accelerator.device, self.data_collator)
+        return make_stream_loader(self.train_dataset, self.args, *place)
 
     def get_eval_dataloader(self, eval_dataset=None):
         # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.
@@ -137,7 +115,7 @@ class AiTTrainer(Trainer):
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
-            claim_checkpoint(folder, "trainer")
+            claim_checkpoint(folder, "trainer" if isinstance(self.model, PreTrainedModel) else "lora")
         self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -145,6 +123,10 @@ class AiTTrainer(Trainer):
             seal_checkpoint(folder)
             best = self.state.best_model_checkpoint
             drop_old_checkpoints(folder.parent, self.checkpoint_limit, self.state.global_step, best)
+
+    def create_model_card(self, **described):
+        if self.is_world_process_zero():
+            write_trainer_card(self, **described)
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -204,23 +186,16 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     refuse_empty_epochs(training, num_samples)
     if training.fp16 and training.device.type == "cpu":
         raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
+    # The data sets give what the model takes, and whole batches, in which the Trainer would look for single samples.
+    training.remove_unused_columns = False
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
     training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
 
 
-def collect_history(state: TrainerState) -> list[dict[str, float]]:
-    """The losses and evaluations that were logged."""
-    return [
-        {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
-        for entry in state.log_history
-        if "loss" in entry or "eval_loss" in entry
-    ]
-
-
 def train(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     processor: ViTImageProcessorPil,
     datasets: tuple[torch.utils.data.Dataset, torch.utils.data.Dataset],
     arguments: dict[str, Any],
@@ -236,11 +211,14 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
-    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
+    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # it has a length
+    choose_workers(training, datasets)
     if training.ddp_find_unused_parameters is None:
         # The Trainer would look for them in every step.
         training.ddp_find_unused_parameters = leaves_parameters_unused(model)
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
+    if isinstance(train_dataset, StreamedImages):
+        callbacks.append(SkipCallback(train_dataset))
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
     if checkpoint is not None:
@@ -251,6 +229,7 @@ def train(
             args=training,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            data_collator=collate_batch,
             processing_class=processor,
             compute_metrics=metrics_of,
             callbacks=callbacks,
@@ -265,7 +244,7 @@ def train(
     if checkpoint is not None and is_over(state, training):
         # Killed between the last step and the results. The Trainer would train for another step.
         best = find_best(checkpoint) if training.load_best_model_at_end else None
-        model.load_state_dict(load_file((best or checkpoint) / SAFE_WEIGHTS_NAME))
+        load_weights(model, best or checkpoint)
         trainer.state = state
     else:
         try:
