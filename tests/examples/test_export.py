@@ -61,11 +61,10 @@ def assert_same_outputs(run, model, inputs, interpolate_pos_encoding=False):
 def run_readme(folder, cwd):
     """Run the Python of a folder's README in a process that cannot import this package."""
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)[1]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BLOCK_PACKAGE + code],
         cwd=folder,
-        env={**environment, "HF_MODULES_CACHE": str(cwd / "modules"), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_MODULES_CACHE": str(cwd / "modules"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
     )
