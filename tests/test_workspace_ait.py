@@ -11,6 +11,7 @@ from modeling_ait.workspace_ait import (
     average_memory,
     compute_balance_loss,
     compute_cv_squared,
+    partition_rows,
     select_tokens,
 )
 
@@ -35,7 +36,7 @@ def attend_plainly(queries, tokens, bottleneck_size):
 @pytest.mark.parametrize("bottleneck_size", [1, 3, 6, 7, 18, 19, 20, None])
 def test_attention_balance_loss_and_gradients_are_those_of_the_plain_form(bottleneck_size):
     queries, tokens = draw_competition()
-    attended, attention, kept_tokens = attend_through_bottleneck(queries, tokens, bottleneck_size)
+    attended, attention, _, kept_tokens = attend_through_bottleneck(queries, tokens, bottleneck_size)
     expected, plain_attention, selection = attend_plainly(queries, tokens, bottleneck_size)
     torch.testing.assert_close(attended, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(attention, plain_attention.gather(-1, kept_tokens), rtol=1e-12, atol=1e-12)
@@ -73,6 +74,16 @@ def test_what_is_kept_for_the_backward_pass_grows_with_the_selection_alone():
     assert kept[64] == kept[640] != []
 
 
+@pytest.mark.parametrize("num_kept", [1, 3, 4, 7])
+def test_of_equal_logits_the_first_tokens_are_kept(num_kept):
+    logits = torch.tensor(
+        [[1.0, 3.0, 2.0, 3.0, 3.0, 1.0, 3.0, 0.0], [float("nan"), 5.0, 5.0, 1.0, 5.0, 1.0, 0.0, 5.0]]
+    )
+    expected = logits.argsort(dim=-1, descending=True, stable=True)[:, :num_kept]
+    kept = torch.from_numpy(partition_rows(logits.numpy(), num_kept))
+    assert torch.equal(kept.sort(dim=-1).values, expected.sort(dim=-1).values)
+
+
 @pytest.mark.parametrize("num_threads", [1, 8])
 @pytest.mark.parametrize("num_kept", [1, 5, 40])
 def test_the_largest_are_selected_however_many_threads_there_are(num_threads, num_kept):
@@ -91,7 +102,7 @@ def test_the_largest_are_selected_however_many_threads_there_are(num_threads, nu
 @pytest.mark.parametrize("num_kept", [2, 4])
 def test_bottleneck_keeps_its_number_of_tied_tokens(num_kept):
     queries, tokens = torch.ones(1, 2, 4), torch.ones(7, 4)
-    _, attention, kept_tokens = attend_through_bottleneck(queries, tokens, num_kept)
+    _, attention, _, kept_tokens = attend_through_bottleneck(queries, tokens, num_kept)
     torch.testing.assert_close(attention, torch.full((1, 2, num_kept), 1 / num_kept))
     assert all(len(set(row)) == num_kept for row in kept_tokens[0].tolist())
 

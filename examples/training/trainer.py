@@ -29,6 +29,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
+from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, show_progress
 
 
@@ -236,6 +237,9 @@ def train(
     """
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
+    if training.ddp_find_unused_parameters is None:
+        # The Trainer would look for them in every step.
+        training.ddp_find_unused_parameters = leaves_parameters_unused(model)
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
