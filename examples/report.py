@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "examples" / "results"
 REPORT = REPOSITORY / "RESULTS.md"
-KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "training")
+KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "scaling", "training")
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -29,18 +29,21 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
     """Evaluation batches, single trainings, the cost of the workspace at a paper's size, and fine-tuning a ViT."""
-    from examples.comparison.sections import write_batches, write_benchmark, write_origin
+    from examples.benchmarking.charts import plan_charts
+    from examples.benchmarking.tables import write_benchmark
+    from examples.comparison.sections import write_batches, write_origin
     from examples.comparison.statistics import describe
 
     lines: list[str] = []
-    for result in results.values():
+    for name, result in results.items():
         if result["kind"] == "evaluation batches":
             lines += ["## Does a prediction depend on its batch?", "", *write_batches(result), *write_origin(result)]
         elif result["kind"] == "training":
             lines += ["## The explicit Accelerate loop", "", f"Handwritten digits: {100 * result['accuracy']:.2f} %."]
             lines += ["", *write_origin(result)]
         elif result["kind"] == "benchmark":
-            lines += ["## What the workspace costs", "", *write_benchmark(result)]
+            charts = [f"examples/results/{file}" for file in plan_charts(result, name)]
+            lines += ["## What the workspace costs", "", *write_benchmark(result, charts)]
             lines += ["", *write_origin(result)]
         elif result["kind"] == "fine-tuning":
             lines += ["## A pretrained ViT with a workspace added", ""]
@@ -48,7 +51,20 @@ def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
                 values = [100 * run["accuracy"] for key, run in result["runs"].items() if key.startswith(model)]
                 lines.append(f"- {model}: {describe(values)} %, {len(values)} seeds")
             lines += ["", *write_origin(result)]
+        elif result["kind"] == "scaling":
+            lines += ["## What the exchange between processes costs", "", *write_scaling(result, name)]
+            lines += ["", *write_origin(result)]
     return lines
+
+
+def write_scaling(result: dict[str, Any], name: str) -> list[str]:
+    """Measured steps on local processes; what is computed for more stands in docs/several_processes.md."""
+    lines = ["Median time of a training step, CPU, processes of one machine, each with images of its own:", ""]
+    lines += ["| processes | one bottleneck | one for each process |", "|---|---|---|"]
+    seconds = {(row["num_processes"], row["synchronize_memory"]): row["step_seconds"] for row in result["measured"]}
+    for number in sorted({number for number, _ in seconds}):
+        lines.append(f"| {number} | {1000 * seconds[number, True]:.0f} ms | {1000 * seconds[number, False]:.0f} ms |")
+    return [*lines, "", f"![Time of a step, and the exchange computed](examples/results/{name}.png)"]
 
 
 def find_chance(groups: dict[str, "Runs"], title: str) -> float:
@@ -60,7 +76,8 @@ def find_chance(groups: dict[str, "Runs"], title: str) -> float:
 
 
 def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Draw the plot of the headline, and one for each file of comparisons, into a folder."""
+    """Draw the plot of the headline, one for each file of comparisons, and those of benchmarks, into a folder."""
+    from examples.benchmarking.charts import draw_benchmark
     from examples.comparison.plots import draw_accuracies
     from examples.comparison.sections import HEADLINE, describe_recipe, iterate_comparisons
 
@@ -75,6 +92,9 @@ def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
     draw_accuracies(headline, folder / "headline")
     for name, panels in by_file.items():
         draw_accuracies(panels, folder / name)
+    for name, result in results.items():
+        if result["kind"] == "benchmark":
+            draw_benchmark(result, folder, name)
 
 
 def make_report() -> str:

@@ -14,10 +14,11 @@ REPOSITORY = Path(__file__).parents[1]
 # Rooms from the top to the bottom: each may import itself and the rooms below that are named.
 ROOMS = {
     "examples": {
-        *("examples.training", "examples.comparison", "examples.baselines", "examples.data", "examples.exporting"),
-        "conversion",
+        *("examples.training", "examples.comparison", "examples.benchmarking", "examples.baselines", "examples.data"),
+        *("examples.exporting", "conversion"),
     },
     "examples.exporting": {"examples.training", "examples.data"},
+    "examples.benchmarking": {"examples.comparison", "examples.training", "examples.baselines", "examples.data"},
     "examples.comparison": {"examples.training", "examples.baselines", "examples.data"},
     "examples.training": {"examples.baselines", "examples.data"},
     "examples.baselines": set(),
