@@ -22,7 +22,6 @@ COMMANDS = {
     "visualize": ("examples.visualize", "draw what the memory of a checkpoint does"),
     "compare": ("examples.compare", "train several models over several seeds and compare them"),
     "evaluate-batches": ("examples.evaluate_batches", "see whether predictions depend on the batch"),
-    "export": ("examples.export", "write ONNX, a graph of torch.export, or int8 and int4 weights"),
     "benchmark": ("examples.benchmark", "measure time and memory against a ViT"),
     "data": ("examples.data.__main__", "look at a data set: ait data triangle --preview triangle.png"),
     "export": ("examples.export", "ONNX, torch.export and quantized weights, checked against torch"),
