@@ -18,13 +18,14 @@ from transformers.trainer_utils import IntervalStrategy
 from examples.data.images import collate_batch
 from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import INTERVALS, choose_workers, refuse_empty_epochs
+from examples.training.arguments import INTERVALS, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.metrics import Accuracy
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json
 from examples.training.streams import make_stream_loader
+from examples.training.workers import choose_workers
 
 
 PROGRESS_FILE = "progress.json"

@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from examples.data.images import collate_batch
 from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import choose_workers, refuse_empty_epochs
+from examples.training.arguments import refuse_empty_epochs
 from examples.training.callbacks import (
     BestCheckpointCallback,
     CompleteLogCallback,
@@ -42,6 +42,7 @@ from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, collect_history, show_progress
 from examples.training.publishing import write_trainer_card
 from examples.training.streams import make_stream_loader
+from examples.training.workers import choose_workers
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
