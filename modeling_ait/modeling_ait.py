@@ -254,7 +254,7 @@ class AiTModel(AiTPreTrainedModel):
             )
         num_questions = self.embeddings.count_appended_questions(question)
         memories: list = self.memory() or [None] * len(self.layers)
-        if update_memory:
+        if update_memory and count_processes() > 1:
             # FSDP2 casts what a layer takes and returns if it is of floating point: rounded anew in every step, a
             # memory would stay where it is for small update rates.
             memories = [pack_memory(memory) for memory in memories]

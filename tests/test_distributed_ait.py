@@ -165,21 +165,25 @@ def test_one_process_exchanges_nothing(make_model, monkeypatch):
         distributed.destroy_process_group()
 
 
-def test_memory_stays_float32_where_fsdp_casts_what_a_layer_takes_and_returns(make_model):
-    model = make_model(memory_update_rate=1e-6).train()
+def write_with_casts(rank, num_processes):
+    """What FSDP2's mixed precision, of all that a layer takes and returns, leaves of memories that hardly move."""
+    model = processes.make_model(Setting({"memory_update_rate": 1e-6}))
     start = [nn.functional.normalize(memory, dim=-1) for memory in model.ait.memories]
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.bfloat16)
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        for layer in model.ait.layers:
-            fully_shard(layer, mp_policy=policy)
-        logits = fully_shard(model, mp_policy=policy)(torch.randn(2, 3, 8, 12)).logits
-    finally:
-        distributed.destroy_process_group()
-    assert logits.dtype == torch.bfloat16
-    for before, after in zip(start, model.ait.memories, strict=True):
-        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
-        assert not torch.equal(after, before)
+    for layer in model.ait.layers:
+        fully_shard(layer, mp_policy=policy)
+    logits = fully_shard(model, mp_policy=policy)(torch.randn(2, 3, 8, 12)).logits
+    return {"logits": logits.detach(), "start": start, "memories": list(model.ait.memories)}
+
+
+def test_memory_stays_float32_where_fsdp_casts_what_a_layer_takes_and_returns(tmp_path):
+    codes, results, errors = run_on_processes(write_with_casts, 2, tmp_path)
+    assert codes == [0, 0], errors
+    for result in results:
+        assert result["logits"].dtype == torch.bfloat16
+        for before, after in zip(result["start"], result["memories"], strict=True):
+            torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+            assert not torch.equal(after, before)
 
 
 def fail_on_one(rank, num_processes):
