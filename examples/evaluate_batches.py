@@ -48,31 +48,6 @@ def predict(
     return predictions
 
 
-def find_indices(checkpoint: str, names: dict[int, str], data: "ImageData") -> list[int]:
-    """
-    The checkpoint's index of each class of the data set, by name, or the same one where a checkpoint has no names.
-
-    Raises:
-        InputError: if they have other classes.
-    """
-    from examples.data.files import shorten
-
-    remedy = "evaluate it on the data set that it was trained on."
-    if len(names) != len(data.label_names):
-        raise InputError(
-            f"{checkpoint!r} has {len(names)} labels, but {data.name!r} has {len(data.label_names)} classes: {remedy}"
-        )
-    if all(name == f"LABEL_{index}" for index, name in names.items()):
-        return list(names)
-    index_of = {name: index for index, name in names.items()}
-    if strange := [name for name in data.label_names if name not in index_of]:
-        raise InputError(
-            f"{checkpoint!r} does not know the class {strange[0]!r} of {data.name!r}, but has {shorten([*index_of])}: "
-            f"{remedy}"
-        )
-    return [index_of[name] for name in data.label_names]
-
-
 def evaluate_checkpoint(
     checkpoint: str, data: "ImageData", arguments: BatchArguments, data_arguments: DataArguments
 ) -> list[dict[str, Any]]:
@@ -81,7 +56,7 @@ def evaluate_checkpoint(
     import torch
 
     from examples.data.images import ImagePixelsDataset
-    from examples.training.loading import load_checkpoint, load_image_processor
+    from examples.training.loading import find_indices, load_checkpoint, load_image_processor
     from modeling_ait import AiTForImageClassification
 
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()

@@ -27,7 +27,9 @@ def parse_slots(names: Iterable[str], model: PreTrainedModel) -> dict[int, list[
     for name in names:
         layer, colon, slot = str(name).rpartition(":")
         if not (slot.isdecimal() and (layer.isdecimal() or not colon)):
-            raise InputError(f"`--without_slots` takes slots such as 7, or layer and slot such as 2:7, but got {name!r}.")
+            raise InputError(
+                f"`--without_slots` takes slots such as 7, or layer and slot such as 2:7, but got {name!r}."
+            )
         if int(slot) >= num_slots or (colon and int(layer) >= num_layers):
             raise InputError(
                 f"There is no slot {name!r}: the model has layers 0 to {num_layers - 1} with slots 0 to "
@@ -138,7 +140,8 @@ def measure_accuracy(model: PreTrainedModel, batches: Iterable[dict[str, torch.T
 def measure_ablations(
     model: PreTrainedModel,
     batches: Sequence[dict[str, torch.Tensor]],
-    on_step: Callable[[], Any] = lambda: None,
+    chosen: Mapping[int, Sequence[int]] | None = None,
+    on_slot: Callable[[], Any] = lambda: None,
 ) -> dict[str, Any]:
     """
     Accuracy without each slot of each layer, without the memory of a layer, and without any, in percent.
@@ -146,32 +149,34 @@ def measure_ablations(
     Args:
         model: An AiT with a classifier; it stays as it is.
         batches: Batches with `labels`, gone through once for each slot of each layer.
-        on_step: Called after each time.
+        chosen: Slots of each layer to take away together as well.
+        on_slot: Called after each slot.
 
     Returns:
-        `accuracy` of the whole model; `without_memory`; `without_memory_of_layer` (num_layers,); `without_slot`
-        (num_layers, num_slots).
+        `accuracy` of the whole model; `without_chosen`, if any are; `without_memory`; `without_memory_of_layer`
+        (num_layers,); `without_slot` (num_layers, num_slots).
     """
 
-    def measure(context: Any = None) -> float:
-        if context is None:
-            return measure_accuracy(model, batches)
+    def measure(context: Any) -> float:
         with context:
-            accuracy = measure_accuracy(model, batches)
-        on_step()
+            return measure_accuracy(model, batches)
+
+    def measure_slot(layer: int, slot: int, num_slots: int) -> float:
+        # Without its only slot a layer has no memory.
+        is_only = num_slots == 1
+        accuracy = measure(without_memory(model, [layer]) if is_only else without_slots(model, {layer: [slot]}))
+        on_slot()
         return accuracy
 
     memories = get_encoder(model).memories
-    layers = range(len(memories))
+    ablated = {"without_chosen": measure(without_slots(model, chosen))} if chosen else {}
     return {
-        "accuracy": measure(),
+        "accuracy": measure_accuracy(model, batches),
+        **ablated,
         "without_memory": measure(without_memory(model)),
-        "without_memory_of_layer": [measure(without_memory(model, [layer])) for layer in layers],
+        "without_memory_of_layer": [measure(without_memory(model, [layer])) for layer in range(len(memories))],
         "without_slot": [
-            [measure(without_slots(model, {layer: [slot]})) for slot in range(len(memories[layer]))]
-            if len(memories[layer]) > 1
-            # Without its only slot a layer has no memory.
-            else [measure(without_memory(model, [layer]))]
-            for layer in layers
+            [measure_slot(layer, slot, len(memory)) for slot in range(len(memory))]
+            for layer, memory in enumerate(memories)
         ],
     }

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from examples.visualization.image_panels import (
     draw_slot_panel,
 )
 from examples.visualization.measure import Observation, get_encoder, measure_write, observe
-from examples.visualization.memory_panels import SLOTS_SHOWN, LayerNumbers, cut_patch, draw_memory_panel
+from examples.visualization.memory_panels import NUM_PATCHES, SLOTS_SHOWN, LayerNumbers, cut_patch, draw_memory_panel
 from examples.visualization.page import arrange
 from examples.visualization.slots import (
     SlotUse,
@@ -27,11 +28,6 @@ from examples.visualization.slots import (
     measure_movement,
     measure_slot_use,
 )
-
-
-# Of each slot, on its contact sheet.
-PATCHES_SHOWN = 8
-ENDINGS = (".png", ".svg")
 
 
 @dataclass
@@ -48,6 +44,7 @@ class Pictured:
         label_names: Names of the classes or answers.
         texts: What else stands beside the images: their questions.
         answers: Names of the right classes or answers, as far as they are known.
+        unablated: What the model predicts with all its slots, if some are taken away.
         memories: Memories of earlier checkpoints by their steps, in order.
         ablation: What `measure_ablations` gives.
         note: What a reader has to know.
@@ -60,6 +57,7 @@ class Pictured:
     label_names: Mapping[int, str]
     texts: Sequence[str] = ()
     answers: Sequence[str] = ()
+    unablated: Sequence[str] = ()
     memories: Mapping[str, Sequence[torch.Tensor]] | None = None
     ablation: Mapping[str, Any] | None = None
     note: str = ""
@@ -93,13 +91,13 @@ def measure_portrait(model: PreTrainedModel, pictured: Pictured) -> Portrait:
     first = pictured.batches[0]
     drawn = {name: tensor[: pictured.num_images] for name, tensor in first.items()}
     observation = observe(model, drawn)
-    use, strongest = measure_slot_use(model, pictured.batches, PATCHES_SHOWN)
+    use, strongest = measure_slot_use(model, pictured.batches, NUM_PATCHES)
     write = measure_write(model, first)[:, : len(drawn["pixel_values"])]
     memories = pictured.memories or {}
     movement = None
     if len(memories) > 1:
         states = list(memories.values())
-        movement = torch.stack([measure_movement(*pair) for pair in zip(states, states[1:])])
+        movement = torch.stack([measure_movement(*pair) for pair in pairwise(states)])
     similarity = compare_slots(get_encoder(model).memories)
     return Portrait(pictured, observation, write, similarity, use, strongest, list(memories), movement)
 
@@ -120,6 +118,8 @@ def label_rows(portrait: Portrait) -> list[list[str]]:
         if row < len(pictured.answers):
             is_right = pictured.answers[row] == pictured.label_names[int(index)]
             parts.append(("right" if is_right else f"wrong: it is {pictured.answers[row]}", 3))
+        if row < len(pictured.unablated) and pictured.unablated[row] != pictured.label_names[int(index)]:
+            parts.append((f"with all slots: {pictured.unablated[row]}", 3))
         labels.append(describe_lines(parts))
     return labels
 
@@ -132,13 +132,13 @@ def make_image_panels(portrait: Portrait) -> list:
     num_competing = len(pictured.batches[0]["pixel_values"])
     panels = [
         draw_slot_panel(images, retrieval, label_rows(portrait)),
-        draw_heat_panel(images, retrieval),
-        draw_energy_panel(images, split_grid(portrait, observation.patch_energies)),
         draw_layer_panel(
             images,
             100 * split_grid(portrait, portrait.write),
             f"Share of the write that each patch wins (% of a batch of {num_competing})",
         ),
+        draw_energy_panel(images, split_grid(portrait, observation.patch_energies)),
+        draw_heat_panel(images, retrieval),
     ]
     if observation.question_attention is not None and observation.question_retrieval is not None:
         strength, slots = observation.question_retrieval.max(dim=-1)  # (num_layers, num_images)
@@ -162,7 +162,10 @@ def make_memory_panel(portrait: Portrait, layer: int) -> Any:
     """The panel that shows the memory of a layer."""
     pictured, use, strongest = portrait.pictured, portrait.use, portrait.strongest
     pixels = [image for batch in pictured.batches for image in batch["pixel_values"]]
-    most_used = use.tokens[layer].argsort(descending=True, stable=True)[:SLOTS_SHOWN].tolist()
+    tokens = use.tokens[layer]
+    most_used = sorted(tokens.argsort(descending=True, stable=True)[:SLOTS_SHOWN].tolist())
+    if len(tokens) > SLOTS_SHOWN:
+        most_used = [slot for slot in most_used if tokens[slot] > 0]
     grid, ablation = portrait.observation.layout.grid, pictured.ablation
     patches = [
         [
@@ -248,6 +251,8 @@ def describe_portrait(portrait: Portrait) -> dict[str, Any]:
     }
 
     def turn(value: Any) -> Any:
-        return {name: turn(part) for name, part in value.items()} if isinstance(value, Mapping) else round_numbers(value)
+        return (
+            {name: turn(part) for name, part in value.items()} if isinstance(value, Mapping) else round_numbers(value)
+        )
 
     return json.loads(json.dumps(turn(numbers)))

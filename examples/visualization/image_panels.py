@@ -6,7 +6,6 @@ import numpy as np
 
 from examples.visualization.page import (
     HEAT,
-    LETTER,
     LINE,
     NORMAL,
     OTHER_COLOR,
@@ -21,9 +20,10 @@ from examples.visualization.page import (
 )
 
 
-LABEL_WIDTH = 1.75
+LABEL_WIDTH = 1.6
 # Largest side of a picture in inches, and the width that the pictures of a panel may take.
-LARGEST_CELL, SMALLEST_CELL, WIDEST = 0.95, 0.62, 13.0
+LARGEST_CELL, SMALLEST_CELL, WIDEST = 0.66, 0.62, 13.0
+LEGEND = "colour: the slot (of many, the 7 most used; o: others); opacity: its attention, up to full"
 
 
 def choose_cell(picture: np.ndarray, num_columns: int) -> tuple[float, float]:
@@ -64,10 +64,10 @@ def blend_slots(image: np.ndarray, winners: np.ndarray, strength: np.ndarray, co
     def enlarge(values: np.ndarray) -> np.ndarray:
         return values.repeat(repeats[0], axis=0).repeat(repeats[1], axis=1)[: image.shape[0], : image.shape[1]]
 
-    grey = 0.35 + 0.65 * image.mean(axis=-1, keepdims=True)
+    brightness = image.mean(axis=-1, keepdims=True)
     opacity = enlarge(strength)[..., None]
-    # The image stays visible through its colours: they are darkened where it is dark.
-    return (1 - opacity) * grey + opacity * enlarge(rgb) * (0.6 + 0.4 * grey)
+    # The image stays visible through its colours: they are a little darker where it is dark.
+    return (1 - opacity) * (0.55 + 0.45 * brightness) + opacity * enlarge(rgb) * (0.8 + 0.2 * brightness)
 
 
 def draw_slot_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, labels: Sequence[Sequence[str]]) -> Panel:
@@ -98,7 +98,7 @@ def draw_slot_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, labels:
     def draw(page: Page, left: float, top: float) -> None:
         sheet.draw(page, left, top)
         below = top + panel.height + 0.04
-        lines = wrap("colour: the slot (of many, the 7 most used; o: others); opacity: attention", LABEL_WIDTH, SMALL, 4)
+        lines = wrap(LEGEND, LABEL_WIDTH, SMALL, 4)
         page.write(left, below, "\n".join(lines), SMALL)
         for layer, colors in enumerate(legends):
             draw_legend(page, left + sheet.get_left(layer + 1), below, cell[0], colors, winners[layer])
@@ -106,15 +106,18 @@ def draw_slot_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, labels:
     return Panel(panel.title, panel.width, panel.height + legend_height, draw)
 
 
-def draw_legend(page: Page, left: float, top: float, width: float, colors: dict[int, str], winners: np.ndarray) -> None:
+def draw_legend(
+    page: Page, left: float, top: float, width: float, colors: dict[int, str], winners: np.ndarray
+) -> None:
     """Name the slots of the colours, two in a line."""
+    side = 0.7 * LINE * SMALL
     entries = [*((color, str(slot)) for slot, color in colors.items())]
     if set(np.unique(winners)) - set(colors):
         entries.append((OTHER_COLOR, "o"))
     for index, (color, name) in enumerate(entries):
         place = (left + index % 2 * width / 2, top + index // 2 * LINE * SMALL)
-        page.write(*place, "■", SMALL, color=color)
-        page.write(place[0] + 1.3 * LETTER * SMALL, place[1], name, SMALL)
+        page.fill(place[0], place[1] + 0.15 * side, side, side, color)
+        page.write(place[0] + 1.6 * side, place[1], name, SMALL)
 
 
 def find_strongest_slots(retrieval: np.ndarray, number: int) -> np.ndarray:
@@ -153,7 +156,7 @@ def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray) -> Pane
         scales,
         gaps=[scale.first_column for scale in scales],
     )
-    return sheet.make_panel("Retrieval attention of the patches to each image's strongest slots (share of 1; below, slot: mean)")
+    return sheet.make_panel("Retrieval attention to each image's strongest slots (share of 1; below, slot: mean)")
 
 
 def draw_energy_panel(images: Sequence[np.ndarray], energies: np.ndarray) -> Panel:
@@ -191,7 +194,7 @@ def draw_layer_panel(
         high = float(of_layer.max())
         for row in range(len(images)):
             cells[row].append(paint(of_layer[row], HEAT, 0, high))
-        heads.append((layer + 1, 1, [f"layer {layer}"]))
+        heads.append((layer + 1, 1, [f"layer {layer}", ""]))
         scales.append(Scale(layer + 1, 1, HEAT, 0, high))
     below = [["", *line] for line in captions]
     size = choose_cell(images[0], len(values) + 3)

@@ -122,7 +122,9 @@ def compute_attention_weights(model: PreTrainedModel) -> Iterator[None]:
 
 def select_inputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The images of a batch, and one question for each if there are any, where the model is."""
-    inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "question") if name in batch}
+    inputs: dict[str, torch.Tensor] = {
+        name: batch[name].to(model.device) for name in ("pixel_values", "question") if name in batch
+    }
     question = inputs.get("question")
     if question is not None and question.dim() != 2:
         raise ValueError(f"One question for each image is looked at, but `question` is {tuple(question.shape)}.")

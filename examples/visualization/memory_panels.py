@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from examples.visualization.page import LINE, NORMAL, SIMILARITY, SMALL, Page, Panel, Scale, draw_scale, paint, wrap
+from examples.visualization.page import (
+    LINE,
+    NORMAL,
+    SIMILARITY,
+    SMALL,
+    Page,
+    Panel,
+    Scale,
+    draw_scale,
+    wrap,
+)
 
 
 WIDTH = 3.15
@@ -15,8 +25,8 @@ LEFT, BELOW = 0.46, 0.34
 PLOT_HEIGHT, SQUARE = 0.95, 1.8
 HEAD = 2 * LINE * NORMAL + 0.06
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#606060"
-# Slots on a contact sheet, and the side of a patch on it in inches.
-SLOTS_SHOWN, PATCH = 8, 0.29
+# Slots on a contact sheet, patches of each, the side of a patch in inches, and the room for the name of a slot.
+SLOTS_SHOWN, NUM_PATCHES, PATCH, SLOT_LABEL = 32, 4, 0.23, 0.58
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ def draw_use(page: Page, left: float, top: float, numbers: LayerNumbers) -> None
     )
     axis = add_plot(page, left, top, title, ("slot", "tokens (first choice)"))
     axis.bar(range(num_slots), numbers.tokens, width=0.8, color=BLUE)
-    axis.plot(dead, np.zeros(len(dead)), "x", color=RED, markersize=3, clip_on=False)
+    axis.plot(dead, np.zeros(len(dead)), "x", color=RED, markersize=min(3, max(1, 60 / num_slots)), clip_on=False)
     mark_slots(axis, num_slots)
     axis.locator_params(axis="y", integer=True, nbins=4, min_n_ticks=1)
     axis.set_ylim(0, None)
@@ -116,8 +126,8 @@ def draw_ablation(page: Page, left: float, top: float, numbers: LayerNumbers) ->
     changes = np.asarray(numbers.ablation["without_slot"]) - whole
     of_layer, of_all = (numbers.ablation[name] - whole for name in ("without_memory_of_layer", "without_memory"))
     title = (
-        f"accuracy without a slot, less {whole:.2f} %; without the layer's memory {of_layer:+.2f} (dashed), without "
-        f"any {of_all:+.2f} (dotted)"
+        f"accuracy of {whole:.2f} % without a slot; without this memory {of_layer:+.2f} (dashed), any "
+        f"{of_all:+.2f} (dotted)"
     )
     axis = add_plot(page, left, top, title, ("slot taken away", "change (points)"))
     axis.bar(range(len(changes)), changes, width=0.8, color=BLUE)
@@ -132,21 +142,33 @@ def draw_ablation(page: Page, left: float, top: float, numbers: LayerNumbers) ->
 
 
 def draw_contacts(page: Page, left: float, top: float, numbers: LayerNumbers) -> None:
-    """The patches that retrieve each of the most used slots most strongly, with what is around them."""
-    page.write(left, top, "\n".join(wrap("patches that retrieve the most used slots most (attention)", WIDTH, NORMAL, 2)))
-    label = 0.8
-    num_columns = int((WIDTH - label) / PATCH)
-    size = (WIDTH - label, PATCH * len(numbers.slots))
-    axis = page.add_axis(left + label, top + HEAD, *size)
+    """The patches that retrieve each slot most strongly, with what is around them, in two columns of slots."""
+    page.write(left, top, "patches that retrieve a slot most: slot (largest attention)")
+    num_rows, block = count_rows(numbers), WIDTH / 2
+    axis = page.add_axis(left, top + HEAD, WIDTH, PATCH * num_rows)
     axis.set_axis_off()
-    for row, (slot, pictures) in enumerate(zip(numbers.slots, numbers.patches)):
-        values = numbers.attention[row]
-        page.write(left, top + HEAD + (row + 0.2) * PATCH, f"slot {slot} ({values[0]:.2f})", NORMAL - 0.5)
-        for column, picture in enumerate(pictures[:num_columns]):
-            extent = (column * PATCH, (column + 0.92) * PATCH, (row + 0.92) * PATCH, row * PATCH)
-            axis.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
-    axis.set_xlim(0, size[0])
-    axis.set_ylim(size[1], 0)
+    for index, (slot, pictures) in enumerate(zip(numbers.slots, numbers.patches)):
+        edge, upper = index // num_rows * block, index % num_rows * PATCH
+        name = f"{slot} ({numbers.attention[index, 0]:.2f})"
+        axis.text(edge, upper + 0.25 * PATCH, name, fontsize=SMALL, ha="left", va="top")
+        start, row = edge + SLOT_LABEL, join_pictures(pictures[:NUM_PATCHES])
+        extent = (start, start + PATCH * min(NUM_PATCHES, len(pictures)), upper + PATCH, upper)
+        axis.imshow(row, extent=extent, interpolation="nearest", aspect="auto")
+    axis.set_xlim(0, WIDTH)
+    axis.set_ylim(PATCH * num_rows, 0)
+
+
+def join_pictures(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures beside each other in one, each in a thin frame: drawn one by one they would take seconds."""
+    times = max(1, -(-40 // min(pictures[0].shape[:2])))
+    large = [picture.repeat(times, axis=0).repeat(times, axis=1) for picture in pictures]
+    framed = [np.pad(picture, [(1, 1), (1, 1), (0, 0)], constant_values=0.7) for picture in large]
+    return np.concatenate([np.pad(picture, [(2, 2), (2, 2), (0, 0)], constant_values=1.0) for picture in framed], 1)
+
+
+def count_rows(numbers: LayerNumbers) -> int:
+    """Rows of the contact sheet."""
+    return -(-len(numbers.slots) // 2)
 
 
 def draw_memory_panel(layer: int, numbers: LayerNumbers) -> Panel:
@@ -158,7 +180,7 @@ def draw_memory_panel(layer: int, numbers: LayerNumbers) -> Panel:
     if numbers.ablation is not None:
         parts.append((draw_ablation, PLOT_HEIGHT))
     if numbers.slots:
-        parts.append((draw_contacts, PATCH * len(numbers.slots) - BELOW + 0.1))
+        parts.append((draw_contacts, PATCH * count_rows(numbers) - BELOW + 0.1))
 
     def draw(page: Page, left: float, top: float) -> None:
         for draw_part, height in parts:
@@ -166,7 +188,7 @@ def draw_memory_panel(layer: int, numbers: LayerNumbers) -> Panel:
             top += HEAD + height + BELOW
 
     height = sum(HEAD + height + BELOW for _, height in parts)
-    return Panel(f"Memory of layer {layer}", WIDTH, height, draw)
+    return Panel(f"Memory of layer {layer}", WIDTH, height, draw, starts_line=layer == 0)
 
 
 def cut_patch(image: np.ndarray, patch: int, grid: tuple[int, int]) -> np.ndarray:

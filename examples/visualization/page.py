@@ -14,12 +14,12 @@ from examples.sharing import show
 HEAT, SIMILARITY = "viridis", "cividis"
 # Okabe and Ito (2008): told apart with any colour vision. All other slots share a grey.
 SLOT_COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-OTHER_COLOR = "#909090"
+OTHER_COLOR, FRAME = "#909090", "#b0b0b0"
 SMALL, NORMAL, LARGE = 6, 7.5, 9.5  # points
 # Width of a letter and height of a line, in inches for each point, with room to spare.
 LETTER, LINE = 0.0082, 0.0172
 MARGIN, GAP = 0.25, 0.3
-TITLE_HEIGHT = 0.42
+TITLE_LINES, TITLE_HEIGHT, NARROWEST = 3, 0.56, 2.4
 
 
 def clean(text: str) -> str:
@@ -55,12 +55,14 @@ class Panel:
         width: Its width in inches, with all labels.
         height: Its height in inches, with all labels but for the title.
         draw: Draws it, given the page and its left and upper edge in inches.
+        starts_line: Whether nothing stands left of it.
     """
 
     title: str
     width: float
     height: float
     draw: Callable[["Page", float, float], None]
+    starts_line: bool = False
 
 
 class Page:
@@ -86,13 +88,25 @@ class Page:
         place = (left / self.width, 1 - top / self.height)
         self.figure.text(*place, clean(text), fontsize=size, linespacing=1.15, **options)
 
+    def fill(self, left: float, top: float, width: float, height: float, color: str) -> None:
+        """A rectangle of a colour."""
+        from matplotlib.patches import Rectangle
+
+        place = (left / self.width, 1 - (top + height) / self.height)
+        self.figure.add_artist(
+            Rectangle(
+                place, width / self.width, height / self.height, facecolor=color, transform=self.figure.transFigure
+            )
+        )
+
 
 def arrange(panels: Sequence[Panel], title: str, note: str) -> Page:
     """Lay out panels in lines, as words in a text, below a title and a note, and draw them."""
-    width = 2 * MARGIN + max(13.5, *(panel.width for panel in panels))
+    width = 2 * MARGIN + max(13.75, *(panel.width for panel in panels))
     lines: list[list[Panel]] = [[]]
     for panel in panels:
-        if lines[-1] and sum(other.width + GAP for other in lines[-1]) + panel.width > width - 2 * MARGIN:
+        used = sum(other.width + GAP for other in lines[-1])
+        if lines[-1] and (panel.starts_line or used + panel.width > width - 2 * MARGIN):
             lines.append([])
         lines[-1].append(panel)
     note_lines = wrap(note, width - 2 * MARGIN, NORMAL, 8)
@@ -104,8 +118,8 @@ def arrange(panels: Sequence[Panel], title: str, note: str) -> Page:
     for line, height in zip(lines, heights):
         left = MARGIN
         for panel in line:
-            titles = wrap(panel.title, panel.width, LARGE, 2)
-            page.write(left, top + (2 - len(titles)) * LINE * LARGE, "\n".join(titles), LARGE, weight="bold")
+            titles = wrap(panel.title, panel.width, LARGE, TITLE_LINES)
+            page.write(left, top + (TITLE_LINES - len(titles)) * LINE * LARGE, "\n".join(titles), LARGE, weight="bold")
             panel.draw(page, left, top + TITLE_HEIGHT)
             left += panel.width + GAP
         top += height
@@ -172,7 +186,8 @@ class Sheet:
     def make_panel(self, title: str) -> Panel:
         """The sheet as a part of a page."""
         num_columns = max(len(row) for row in self.cells)
-        width = self.get_left(num_columns - 1) + self.cell_size[0]
+        # The title needs some room too.
+        width = max(NARROWEST, self.get_left(num_columns - 1) + self.cell_size[0])
         height = self.head_height + len(self.cells) * self.row_height + (self.SCALE_HEIGHT if self.scales else 0)
         return Panel(title, width, height, self.draw)
 
@@ -193,7 +208,7 @@ class Sheet:
             for column, picture in enumerate(pictures):
                 edge = self.get_left(column)
                 extent = (edge, edge + width, upper + height, upper)
-                axis.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
+                show_picture(axis, picture, extent)
                 if self.captions:
                     place = (edge + width / 2, upper + height + 0.01)
                     axis.text(*place, clean(self.captions[row][column]), fontsize=SMALL, ha="center", va="top")
@@ -206,6 +221,16 @@ class Sheet:
             edge = self.get_left(scale.first_column)
             right = self.get_left(scale.first_column + scale.num_columns - 1) + width
             draw_scale(page, left + edge, below, right - edge, scale)
+
+
+def show_picture(axis: Any, picture: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+    """A picture at a place (left, right, lower and upper edge) of axes in inches, in a thin frame."""
+    from matplotlib.patches import Rectangle
+
+    axis.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
+    left, right, lower, upper = extent
+    size = (right - left, lower - upper)
+    axis.add_patch(Rectangle((left, upper), *size, fill=False, edgecolor=FRAME, linewidth=0.4, clip_on=False))
 
 
 def draw_scale(page: Page, left: float, top: float, width: float, scale: Scale) -> None:

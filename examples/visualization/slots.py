@@ -126,7 +126,8 @@ def measure_slot_use(
         InputError: if the model has no memory, or the loader no batch.
     """
     use, num_images = start_slot_use(model), 0
-    strongest = StrongestPatches(*use.tokens.shape, num_patches)
+    num_layers, num_slots = use.tokens.shape
+    strongest = StrongestPatches(num_layers, num_slots, num_patches)
     with keep_as_it_is(model):
         for batch in loader:
             outputs = model(**select_inputs(model, batch), output_workspace=True)

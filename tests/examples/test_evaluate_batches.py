@@ -12,8 +12,9 @@ from examples import evaluate_batches
 from examples.data.arguments import DataArguments
 from examples.data.loading import load_image_data
 from examples.errors import InputError
-from examples.evaluate_batches import BatchArguments, evaluate_checkpoint, find_indices, main, predict, summarize
+from examples.evaluate_batches import BatchArguments, evaluate_checkpoint, main, predict, summarize
 from examples.training import loading
+from examples.training.loading import find_indices
 from modeling_ait import AiTForImageClassification
 
 
