@@ -24,7 +24,7 @@ SHORTEST_SECRET = 6
 CODE_FILES = {path.name for path in (Path(__file__).parents[1] / "modeling_ait").glob("*_ait.py")}
 MODEL_FILES = re.compile(
     r"README\.md|config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-    r"|preprocessor_config\.json|example\.png|results\.json"
+    r"|preprocessor_config\.json|(example|memory)\.png|results\.json"
 )
 
 

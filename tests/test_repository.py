@@ -13,9 +13,13 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 # Rooms from the top to the bottom: each may import itself and the rooms below that are named.
 ROOMS = {
-    "examples": {"examples.training", "examples.comparison", "examples.baselines", "examples.data", "conversion"},
+    "examples": {
+        *("examples.training", "examples.comparison", "examples.baselines", "examples.data"),
+        *("examples.visualization", "conversion"),
+    },
     "examples.comparison": {"examples.training", "examples.baselines", "examples.data"},
-    "examples.training": {"examples.baselines", "examples.data"},
+    "examples.training": {"examples.baselines", "examples.data", "examples.visualization"},
+    "examples.visualization": {"examples.data"},
     "examples.baselines": set(),
     "examples.data": set(),
     "conversion": set(),

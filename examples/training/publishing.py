@@ -11,6 +11,8 @@ from examples.errors import InputError
 from examples.sharing import escape_markdown, push_files, quote_python, redact, show
 
 
+# The picture of the memories, in the folder of a run.
+FIGURE = "memory.png"
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
 
 
@@ -20,8 +22,9 @@ def write_model_card(
     results: dict[str, Any],
     training: TrainingArguments,
     folder: Path,
+    has_figure: bool = False,
 ) -> None:
-    """Fill the template with what this run is, as the `README.md` of a folder."""
+    """Fill the template with what this run is, as the `README.md` of a folder, which may show a figure beside it."""
     name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
     dataset = show(Path(data.name).name)
     card_data = ModelCardData(
@@ -57,6 +60,7 @@ def write_model_card(
         config=model.config,
         results=results,
         arguments=results["arguments"],
+        figure=FIGURE if has_figure else None,
     )
     card.content = redact(card.content)
     card.save(folder / "README.md")

@@ -29,6 +29,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
+from examples.training.memory_use import MEASURED, MemoryMeter
 from examples.training.progress import RunningMean, show_progress
 
 
@@ -100,6 +101,10 @@ class AiTTrainer(Trainer):
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.running_loss = RunningMean()
         self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
+        # Hooks would make a compiled model compile again.
+        is_active = not self.args.torch_compile
+        self.memory_meter = MemoryMeter(self.accelerator.unwrap_model(self.model), is_active)
+        self.add_callback(self.memory_meter)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Read before, because the Trainer takes the labels out for label smoothing.
@@ -128,7 +133,10 @@ class AiTTrainer(Trainer):
         # Evaluation in half precision would cast the trained weights for good, and they would be saved so.
         casts = not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval)
         trained = [parameter.data.clone() for parameter in self.model.parameters()] if casts else []
-        output = super().evaluation_loop(*args, **kwargs)
+        with self.memory_meter.measure(self.accelerator) as measured:
+            output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         for parameter, values in zip(self.model.parameters(), trained):
             parameter.data = values.to(parameter.device)
         return output
@@ -211,8 +219,9 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
 
 def collect_history(state: TrainerState) -> list[dict[str, float]]:
     """The losses and evaluations that were logged."""
+    evaluated = [f"eval_{name}" for name in ("loss", "accuracy", *MEASURED)]
     return [
-        {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
+        {name: entry[name] for name in ("epoch", "step", "loss", *evaluated) if name in entry}
         for entry in state.log_history
         if "loss" in entry or "eval_loss" in entry
     ]

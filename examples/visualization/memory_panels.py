@@ -115,7 +115,7 @@ def draw_movement(page: Page, left: float, top: float, numbers: LayerNumbers) ->
     every = -(-len(places) // 5)
     axis.set_xticks(list(places)[::-1][::every], list(numbers.steps[1:])[::-1][::every])
     axis.set_xlim(0.7, len(places) + 0.3)
-    axis.set_ylim(0, None)
+    axis.set_ylim(0, 1.08 * max(float(numbers.movement.max()), 1e-3))
     axis.locator_params(axis="y", nbins=4)
 
 

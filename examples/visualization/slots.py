@@ -35,10 +35,10 @@ class SlotUse:
     @torch.no_grad()
     def add(self, layer_index: int, attention: torch.Tensor) -> None:
         """Count the retrieval attention of a batch, (..., num_slots), in a layer."""
-        attention = attention.flatten(0, -2).double().cpu()
-        self.tokens[layer_index] += attention.argmax(dim=-1).bincount(minlength=attention.shape[-1])
-        self.attention[layer_index] += attention.sum(dim=0)
-        self.token_entropy_sum[layer_index] += compute_entropy(attention).sum()
+        attention = attention.flatten(0, -2).float()  # (num_tokens, num_slots)
+        self.tokens[layer_index] += attention.argmax(dim=-1).bincount(minlength=attention.shape[-1]).cpu()
+        self.attention[layer_index] += attention.sum(dim=0).cpu()
+        self.token_entropy_sum[layer_index] += compute_entropy(attention).sum().cpu()
 
     @property
     def entropy(self) -> torch.Tensor:
@@ -56,9 +56,9 @@ class SlotUse:
         return self.tokens == 0
 
     @contextmanager
-    def watch(self, model: torch.nn.Module) -> Iterator["SlotUse"]:
+    def watch(self, model: PreTrainedModel) -> Iterator["SlotUse"]:
         """Count whatever an AiT retrieves in here, by hooks that change nothing."""
-        layers = get_encoder(model).layers  # type: ignore[arg-type]  # a `PreTrainedModel`
+        layers = get_encoder(model).layers
         hooks = []
         for layer_index, layer in enumerate(layers):
 
