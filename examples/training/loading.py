@@ -63,8 +63,10 @@ def make_image_processor(config: AiTConfig, data: DataArguments) -> ViTImageProc
 def check_output(processor: ViTImageProcessorPil, config: AiTConfig) -> None:
     """Raise a `ValueError` if images come out of the processor in another size, not finite, or all the same."""
     height, width = config.image_shape
-    images = [Image.new("RGB", (width, height), color) for color in ("black", "white")]
-    black, white = processor(images=images, return_tensors="pt")["pixel_values"]
+    is_grey = config.num_channels == 1
+    options: dict[str, Any] = {"do_convert_rgb": False} if is_grey else {}
+    images = [Image.new("L" if is_grey else "RGB", (width, height), color) for color in ("black", "white")]
+    black, white = processor(images=images, return_tensors="pt", **options)["pixel_values"]
     if tuple(black.shape[-2:]) != (height, width):
         raise ValueError(
             f"it makes images of {black.shape[-2]} x {black.shape[-1]} pixels, but the model takes {height} x {width}."

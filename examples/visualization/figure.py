@@ -222,8 +222,8 @@ def describe_portrait(portrait: Portrait) -> dict[str, Any]:
         "patch_grid": observation.layout.grid,
         "predictions": [pictured.label_names[int(index)] for index in indices],
         "probabilities": probabilities,
-        "questions": list(pictured.texts),
-        "answers": list(pictured.answers),
+        "questions": list(pictured.texts[: pictured.num_images]),
+        "answers": list(pictured.answers[: pictured.num_images]),
         # (num_layers, num_images, rows, columns, num_slots)
         "retrieval_attention": torch.from_numpy(split_grid(portrait, observation.patch_retrieval, 2)),
         # (num_layers, before and after, num_images, rows, columns)
