@@ -51,6 +51,7 @@ class VisualizeArguments:
         default_factory=list,
         metadata={"help": "Checkpoints of a training in order, or its folder, to show how slots moved between them."},
     )
+    layers: list[int] = field(default_factory=list, metadata={"help": "Layers to draw. Default: all."})
     without_slots: list[str] = field(
         default_factory=list,
         metadata={"help": "Slots that no token may retrieve: 7 in every layer, or 2:7 in layer 2."},
@@ -204,7 +205,9 @@ def main(argv: list[str] | None = None) -> None:
 
     checkpoint = str(arguments.checkpoint)
     model = load_checkpoint(checkpoint, choose_class(checkpoint), is_classifier_new=False).eval()
-    get_encoder(model)
+    num_layers = len(get_encoder(model).memories)
+    if arguments.layers and not set(arguments.layers) <= set(range(num_layers)):
+        raise InputError(f"`--layers` takes numbers from 0 to {num_layers - 1}, but got {arguments.layers}.")
     without = parse_slots(arguments.without_slots, model)
     history = read_history(arguments.checkpoints, model)
     processor = load_image_processor(checkpoint, model.config, data, is_resized=False)
@@ -222,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
         memories=history,
         ablation=measure_without(model, inputs, without),
         note=describe(arguments, data, inputs, without),
+        layers=arguments.layers,
     )
     if without:
         drawn = {name: tensor[:num_images] for name, tensor in inputs.batches[0].items()}

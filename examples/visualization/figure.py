@@ -19,8 +19,8 @@ from examples.visualization.image_panels import (
     draw_slot_panel,
 )
 from examples.visualization.measure import Observation, get_encoder, measure_write, observe
-from examples.visualization.memory_panels import NUM_PATCHES, SLOTS_SHOWN, LayerNumbers, cut_patch, draw_memory_panel
-from examples.visualization.page import arrange
+from examples.visualization.memory_panels import NUM_PATCHES, SLOTS_SHOWN, LayerNumbers, cut_patch, draw_memory_panels
+from examples.visualization.page import Page, arrange
 from examples.visualization.slots import (
     SlotUse,
     StrongestPatches,
@@ -48,6 +48,7 @@ class Pictured:
         memories: Memories of earlier checkpoints by their steps, in order.
         ablation: What `measure_ablations` gives.
         note: What a reader has to know.
+        layers: Layers to draw; by default all.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Pictured:
     memories: Mapping[str, Sequence[torch.Tensor]] | None = None
     ablation: Mapping[str, Any] | None = None
     note: str = ""
+    layers: Sequence[int] = ()
 
 
 @dataclass
@@ -77,8 +79,9 @@ class Portrait:
     movement: torch.Tensor | None
 
     @property
-    def num_layers(self) -> int:
-        return len(self.similarity)
+    def layers(self) -> list[int]:
+        """The layers that are drawn."""
+        return sorted(set(self.pictured.layers)) or list(range(len(self.similarity)))
 
 
 def measure_portrait(model: PreTrainedModel, pictured: Pictured) -> Portrait:
@@ -126,22 +129,23 @@ def label_rows(portrait: Portrait) -> list[list[str]]:
 
 def make_image_panels(portrait: Portrait) -> list:
     """The panels that show the images."""
-    pictured, observation = portrait.pictured, portrait.observation
+    pictured, observation, layers = portrait.pictured, portrait.observation, portrait.layers
     images = [pictured.restore(pixels) for pixels in pictured.batches[0]["pixel_values"][: pictured.num_images]]
-    retrieval = split_grid(portrait, observation.patch_retrieval, 2)
+    retrieval = split_grid(portrait, observation.patch_retrieval[layers], 2)
     num_competing = len(pictured.batches[0]["pixel_values"])
     panels = [
-        draw_slot_panel(images, retrieval, label_rows(portrait)),
+        draw_slot_panel(images, retrieval, layers, label_rows(portrait)),
         draw_layer_panel(
             images,
-            100 * split_grid(portrait, portrait.write),
+            100 * split_grid(portrait, portrait.write[layers]),
+            layers,
             f"Share of the write that each patch wins (% of a batch of {num_competing})",
         ),
-        draw_energy_panel(images, split_grid(portrait, observation.patch_energies)),
-        draw_heat_panel(images, retrieval),
+        draw_energy_panel(images, split_grid(portrait, observation.patch_energies[layers]), layers),
+        draw_heat_panel(images, retrieval, layers),
     ]
     if observation.question_attention is not None and observation.question_retrieval is not None:
-        strength, slots = observation.question_retrieval.max(dim=-1)  # (num_layers, num_images)
+        strength, slots = observation.question_retrieval[layers].max(dim=-1)  # (num_layers, num_images)
         captions = [
             [f"slot {slot} ({value:.2f})" for value, slot in zip(*column)]
             for column in zip(strength.T.tolist(), slots.T.tolist())
@@ -150,7 +154,8 @@ def make_image_panels(portrait: Portrait) -> list:
             1,
             draw_layer_panel(
                 images,
-                split_grid(portrait, observation.question_attention),
+                split_grid(portrait, observation.question_attention[layers]),
+                layers,
                 "Self-attention of the question (share of 1; below: what it retrieves)",
                 captions,
             ),
@@ -158,8 +163,8 @@ def make_image_panels(portrait: Portrait) -> list:
     return panels
 
 
-def make_memory_panel(portrait: Portrait, layer: int) -> Any:
-    """The panel that shows the memory of a layer."""
+def make_memory_panels(portrait: Portrait, layer: int) -> list:
+    """The panels that show the memory of a layer, in a line of their own where there are few layers."""
     pictured, use, strongest = portrait.pictured, portrait.use, portrait.strongest
     pixels = [image for batch in pictured.batches for image in batch["pixel_values"]]
     tokens = use.tokens[layer]
@@ -188,17 +193,24 @@ def make_memory_panel(portrait: Portrait, layer: int) -> Any:
         patches=patches,
         attention=strongest.attention[layer, most_used].numpy(),
     )
-    return draw_memory_panel(layer, numbers)
+    is_wide = len(portrait.layers) <= 2
+    return draw_memory_panels(layer, numbers, is_wide, is_wide or layer == portrait.layers[0])
+
+
+def lay_out(portrait: Portrait) -> Page:
+    """The page of the figure."""
+    panels = make_image_panels(portrait)
+    for layer in portrait.layers:
+        panels += make_memory_panels(portrait, layer)
+    return arrange(panels, f"The memory of {portrait.pictured.name}", portrait.pictured.note)
 
 
 def draw_portrait(portrait: Portrait, file: Path) -> None:
     """Draw the figure into a file that ends in .png or .svg; the same numbers give the same file."""
     import matplotlib
 
-    panels = make_image_panels(portrait)
-    panels += [make_memory_panel(portrait, layer) for layer in range(portrait.num_layers)]
     with matplotlib.rc_context({"svg.hashsalt": "modeling_ait"}):
-        page = arrange(panels, f"The memory of {portrait.pictured.name}", portrait.pictured.note)
+        page = lay_out(portrait)
         # Without a date, so that the same numbers give the same file.
         is_svg = file.suffix == ".svg"
         page.figure.savefig(file, dpi=150, metadata={"Date": None} if is_svg else {"Software": None})
@@ -219,6 +231,7 @@ def describe_portrait(portrait: Portrait) -> dict[str, Any]:
     probabilities, indices = observation.logits.softmax(dim=-1).max(dim=-1)
     attention = observation.question_attention
     numbers = {
+        "layers_drawn": portrait.layers,
         "patch_grid": observation.layout.grid,
         "predictions": [pictured.label_names[int(index)] for index in indices],
         "probabilities": probabilities,

@@ -70,13 +70,16 @@ def blend_slots(image: np.ndarray, winners: np.ndarray, strength: np.ndarray, co
     return (1 - opacity) * (0.55 + 0.45 * brightness) + opacity * enlarge(rgb) * (0.8 + 0.2 * brightness)
 
 
-def draw_slot_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, labels: Sequence[Sequence[str]]) -> Panel:
+def draw_slot_panel(
+    images: Sequence[np.ndarray], retrieval: np.ndarray, layers: Sequence[int], labels: Sequence[Sequence[str]]
+) -> Panel:
     """
     The images, and beside each, for each layer, which slot every patch retrieves, with a legend below.
 
     Args:
         images: Pictures (height, width, 3) from 0 to 1.
         retrieval: (num_layers, num_images, rows, columns, num_slots).
+        layers: Which layers they are.
         labels: Lines of text beside each image.
     """
     num_layers, num_slots = len(retrieval), retrieval.shape[-1]
@@ -88,7 +91,7 @@ def draw_slot_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, labels:
         colors, largest = find_colors(winners[layer], num_slots), float(strength[layer].max())
         for row, image in zip(range(len(images)), images):
             cells[row].append(blend_slots(image, winners[layer, row], strength[layer, row] / largest, colors))
-        heads.append((layer + 1, 1, [f"layer {layer}", f"full: {largest:.2f}"]))
+        heads.append((layer + 1, 1, [f"layer {layers[layer]}", f"full: {largest:.2f}"]))
         legends.append(colors)
     cell = choose_cell(images[0], num_layers + 3)
     sheet = Sheet(cells, cell, labels, LABEL_WIDTH, heads, gaps=(1,))
@@ -126,7 +129,7 @@ def find_strongest_slots(retrieval: np.ndarray, number: int) -> np.ndarray:
     return np.argsort(-totals, axis=-1, kind="stable")[..., :number]
 
 
-def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray) -> Panel:
+def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, layers: Sequence[int]) -> Panel:
     """Where in the image the strongest slots of each layer are retrieved; arguments as of `draw_slot_panel`."""
     num_layers = len(retrieval)
     number = min(count_maps(num_layers), retrieval.shape[-1])
@@ -144,7 +147,7 @@ def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray) -> Pane
                 cells[row].append(paint(shown[row, ..., index], HEAT, 0, shown.max()))
                 share = retrieval[layer, row, ..., slot].mean()
                 captions[row].append(f"{slot}: {share:.2f}")
-        heads.append((first, number, [f"layer {layer}"]))
+        heads.append((first, number, [f"layer {layers[layer]}"]))
         scales.append(Scale(first, number, HEAT, 0, float(shown.max())))
     sheet = Sheet(
         cells,
@@ -159,7 +162,7 @@ def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray) -> Pane
     return sheet.make_panel("Retrieval attention to each image's strongest slots (share of 1; below, slot: mean)")
 
 
-def draw_energy_panel(images: Sequence[np.ndarray], energies: np.ndarray) -> Panel:
+def draw_energy_panel(images: Sequence[np.ndarray], energies: np.ndarray, layers: Sequence[int]) -> Panel:
     """Energy of each patch before and after retrieval, (num_layers, 2, num_images, rows, columns)."""
     cells: list[list[np.ndarray]] = [[image] for image in images]
     heads: list[tuple[int, int, list[str]]] = []
@@ -170,7 +173,7 @@ def draw_energy_panel(images: Sequence[np.ndarray], energies: np.ndarray) -> Pan
             low, high = float(values.min()), float(values.max())
             for row in range(len(images)):
                 cells[row].append(paint(values[row], HEAT, low, high))
-            heads.append((column, 1, [f"layer {layer}", name]))
+            heads.append((column, 1, [f"layer {layers[layer]}", name]))
             scales.append(Scale(column, 1, HEAT, low, high))
     sheet = Sheet(
         cells,
@@ -185,7 +188,11 @@ def draw_energy_panel(images: Sequence[np.ndarray], energies: np.ndarray) -> Pan
 
 
 def draw_layer_panel(
-    images: Sequence[np.ndarray], values: np.ndarray, title: str, captions: Sequence[Sequence[str]] = ()
+    images: Sequence[np.ndarray],
+    values: np.ndarray,
+    layers: Sequence[int],
+    title: str,
+    captions: Sequence[Sequence[str]] = (),
 ) -> Panel:
     """One heat map for each layer and image, (num_layers, num_images, rows, columns), from 0 on."""
     cells: list[list[np.ndarray]] = [[image] for image in images]
@@ -194,7 +201,7 @@ def draw_layer_panel(
         high = float(of_layer.max())
         for row in range(len(images)):
             cells[row].append(paint(of_layer[row], HEAT, 0, high))
-        heads.append((layer + 1, 1, [f"layer {layer}", ""]))
+        heads.append((layer + 1, 1, [f"layer {layers[layer]}", ""]))
         scales.append(Scale(layer + 1, 1, HEAT, 0, high))
     below = [["", *line] for line in captions]
     size = choose_cell(images[0], len(values) + 3)

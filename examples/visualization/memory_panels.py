@@ -171,24 +171,41 @@ def count_rows(numbers: LayerNumbers) -> int:
     return -(-len(numbers.slots) // 2)
 
 
-def draw_memory_panel(layer: int, numbers: LayerNumbers) -> Panel:
-    """All about the memory of a layer, from top to bottom."""
-    parts = [(draw_similarity, SQUARE)]
-    parts.append((draw_use, PLOT_HEIGHT))
+def draw_memory_panels(layer: int, numbers: LayerNumbers, is_wide: bool, starts_line: bool) -> list[Panel]:
+    """
+    All about the memory of a layer.
+
+    Args:
+        layer: Which layer it is.
+        numbers: What to draw.
+        is_wide: Whether it takes a line of the page, rather than one column.
+        starts_line: Whether nothing stands left of it.
+    """
+    columns = [[(draw_similarity, SQUARE)], [(draw_use, PLOT_HEIGHT)]]
     if numbers.movement is not None:
-        parts.append((draw_movement, PLOT_HEIGHT))
+        columns[-1].append((draw_movement, PLOT_HEIGHT))
     if numbers.ablation is not None:
-        parts.append((draw_ablation, PLOT_HEIGHT))
+        columns.append([(draw_ablation, PLOT_HEIGHT)])
     if numbers.slots:
-        parts.append((draw_contacts, PATCH * count_rows(numbers) - BELOW + 0.1))
+        columns.append([(draw_contacts, PATCH * count_rows(numbers) - BELOW + 0.1)])
+    if not is_wide:
+        columns = [[part for column in columns for part in column]]
+    panels = []
+    for index, parts in enumerate(columns):
+        title = "" if index else f"Memory of layer {layer}"
+        panels.append(stack_parts(title, parts, numbers, starts_line and index == 0))
+    return panels
+
+
+def stack_parts(title: str, parts: Sequence[tuple[Any, float]], numbers: LayerNumbers, starts_line: bool) -> Panel:
+    """A panel of parts, each drawn by a function and of a height, from top to bottom."""
 
     def draw(page: Page, left: float, top: float) -> None:
         for draw_part, height in parts:
             draw_part(page, left, top, numbers)
             top += HEAD + height + BELOW
 
-    height = sum(HEAD + height + BELOW for _, height in parts)
-    return Panel(f"Memory of layer {layer}", WIDTH, height, draw, starts_line=layer == 0)
+    return Panel(title, WIDTH, sum(HEAD + height + BELOW for _, height in parts), draw, starts_line)
 
 
 def cut_patch(image: np.ndarray, patch: int, grid: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from examples.visualization.figure import Pictured, describe_portrait, draw_port
 from examples.visualization.image_panels import blend_slots, find_colors, find_strongest_slots
 from examples.visualization.measure import observe
 from examples.visualization.memory_panels import cut_patch
-from examples.visualization.page import SLOT_COLORS, arrange, paint, wrap
+from examples.visualization.page import SLOT_COLORS, paint, wrap
 
 
 LONG = "a name of a class that has forty letters"
@@ -28,16 +28,6 @@ def make_portrait(model, batch, num_images=2, **fields):
     texts = ["How many form an obtuse triangle with orange and yellow?"] * num_images if "question" in batch else []
     pictured = Pictured("a $model", [batch], num_images, restore, names, texts, [names[0]] * num_images, **fields)
     return measure_portrait(model, pictured)
-
-
-def lay_out(portrait):
-    """The page with all its texts placed, without drawing a pixel."""
-    panels = figure.make_image_panels(portrait)
-    panels += [figure.make_memory_panel(portrait, layer) for layer in range(portrait.num_layers)]
-    page = arrange(panels, "title", "note " * 80)
-    # Labels of axes find their places when they are drawn.
-    page.figure.draw_without_rendering()
-    return page
 
 
 def list_boxes(page):
@@ -74,7 +64,10 @@ def test_no_label_stands_on_another_or_beyond_the_page(make_seen, fields):
         "without_slot": [[98.0 + slot % 2 for slot in range(fields["num_memory_slots"])]] * len(model.ait.layers),
     }
     portrait = make_portrait(model, batch, memories=memories, ablation=ablation, unablated=[f"other {LONG}"] * 2)
-    page = lay_out(portrait)
+    portrait.pictured.note = "note " * 80
+    page = figure.lay_out(portrait)
+    # Labels of axes find their places when they are drawn.
+    page.figure.draw_without_rendering()
     boxes = list_boxes(page)
     corners = np.array([box for _, box in boxes])
     assert len(boxes) > 40
@@ -117,9 +110,19 @@ def test_numbers_are_those_drawn(make_seen, fields):
     assert torch.tensor(numbers["energies"]).shape == (2, 2, 2, 2, 3)
     assert torch.tensor(numbers["movement_degrees"]).shape == (1, 2, 3) and numbers["checkpoints"] == ["1", "2"]
     assert sum(numbers["slot_use"]["tokens"][0]) == portrait.use.tokens[0].sum()
+    assert numbers["layers_drawn"] == [0, 1]
     assert (numbers["question_attention"] is None) == ("question" not in batch)
     predicted = seen.logits.argmax(dim=-1).tolist()
     assert [name[-1] for name in numbers["predictions"]] == [str(index) for index in predicted]
+
+
+def test_layers_that_are_chosen_are_drawn_alone(make_seen):
+    model, batch = make_seen(num_hidden_layers=4, question_size=5)
+    portrait = make_portrait(model, batch, layers=[3, 1, 3])
+    assert portrait.layers == [1, 3]
+    texts = {text.get_text() for text in figure.lay_out(portrait).figure.texts}
+    named = {word for text in texts for word in ("layer 0", "layer 1", "layer 2", "layer 3") if word in text}
+    assert named == {"layer 1", "layer 3"}
 
 
 def test_labels_say_what_is_right_and_what_all_slots_would_say(make_seen):
