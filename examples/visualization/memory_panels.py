@@ -162,8 +162,12 @@ def join_pictures(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Pictures beside each other in one, each in a thin frame: drawn one by one they would take seconds."""
     times = max(1, -(-40 // min(pictures[0].shape[:2])))
     large = [picture.repeat(times, axis=0).repeat(times, axis=1) for picture in pictures]
-    framed = [np.pad(picture, [(1, 1), (1, 1), (0, 0)], constant_values=0.7) for picture in large]
-    return np.concatenate([np.pad(picture, [(2, 2), (2, 2), (0, 0)], constant_values=1.0) for picture in framed], 1)
+    # As thick as one dot of the figure, or it would be lost.
+    frame, space = (max(1, round(share * min(large[0].shape[:2]))) for share in (0.035, 0.05))
+    for width, brightness in ((frame, 0.7), (space, 1.0)):
+        edges = [(width, width), (width, width), (0, 0)]
+        large = [np.pad(picture, edges, constant_values=brightness) for picture in large]
+    return np.concatenate(large, axis=1)
 
 
 def count_rows(numbers: LayerNumbers) -> int:

@@ -19,7 +19,7 @@ SMALL, NORMAL, LARGE = 6, 7.5, 9.5  # points
 # Width of a letter and height of a line, in inches for each point, with room to spare.
 LETTER, LINE = 0.0082, 0.0172
 MARGIN, GAP = 0.25, 0.3
-TITLE_LINES, TITLE_HEIGHT, NARROWEST = 3, 0.56, 2.4
+TITLE_LINES, TITLE_HEIGHT, NARROWEST = 3, 0.56, 2.1
 
 
 def clean(text: str) -> str:
