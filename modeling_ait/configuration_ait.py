@@ -138,6 +138,12 @@ class AiTConfig(AiTSavedConfig):
             Whether training writes the memories; the argument `update_memory` of a forward wins. It can be changed on
             a loaded model (`model.config.update_memory = False`) and is saved with it. A workspace whose parameters
             are all frozen is not written either, unless the forward says so or an adapter has memories of its own.
+        synchronize_memory (`bool`, *optional*, defaults to `True`):
+            Whether the tokens of all processes of a data-parallel training (`torch.distributed`, the default group)
+            compete in one bottleneck, so that memories, balance loss and averaged gradients are those of one process
+            with the whole batch. With `False` each process has a bottleneck of its own for its share of the batch, so
+            that more tokens are kept in all and the balance loss is each process's own, and only the new memories are
+            exchanged: their mean, with unit rows, is what all processes go on with. Evaluation exchanges nothing.
         num_register_tokens (`int`, *optional*, defaults to 0):
             Learned tokens behind the CLS token, such as DeiT's distillation token.
         stem_strides (`list[int]`, *optional*):
@@ -198,6 +204,7 @@ class AiTConfig(AiTSavedConfig):
     question_size: int | None = None
     question_attention: str = "joint"
     update_memory: bool = True
+    synchronize_memory: bool = True
     use_vit_norms: bool = False
     num_register_tokens: int = 0
     stem_strides: list[int] | None = None

@@ -14,6 +14,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_ait import AiTAttention
 from .configuration_ait import AiTConfig
+from .distributed_ait import average_over_processes, count_processes
 from .embeddings_ait import AiTEmbeddings, make_sinusoidal_positions, pool_tokens
 from .inputs_ait import check_flags, check_images, check_labels
 from .outputs_ait import AiTClassifierOutput, AiTKwargs, AiTModelOutput, expand_output_workspace
@@ -70,6 +71,7 @@ class AiTLayer(GradientCheckpointingLayer):
         output_energies: bool = False,
         output_write_attentions: bool = False,
         num_questions: int = 0,
+        synchronize: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         attended, _ = self.attention(self.layernorm_before(hidden_states), num_questions, **kwargs)
@@ -82,7 +84,7 @@ class AiTLayer(GradientCheckpointingLayer):
         balance_loss = None
         if self.workspace is not None:
             retrieved, memory, balance_loss = self.workspace(
-                memory, tokens, update_memory, output_energies, output_write_attentions, num_questions
+                memory, tokens, update_memory, output_energies, output_write_attentions, num_questions, synchronize
             )
             update = update + retrieved
         return hidden_states + self.dropout(update), memory, balance_loss
@@ -240,6 +242,8 @@ class AiTModel(AiTPreTrainedModel):
         if update_memory is None:
             update_memory = self.is_written_in_training()
         update_memory = update_memory and self.memory.num_layers > 0
+        # Evaluation never waits for other processes: one may evaluate alone.
+        is_shared = update_memory and self.training and count_processes() > 1
         # With a device map the hooks of accelerate move the inputs.
         device = None if hasattr(self, "_hf_hook") or hasattr(self, "hf_device_map") else self.device
         pixel_values = check_images(pixel_values, question, device)
@@ -259,12 +263,15 @@ class AiTModel(AiTPreTrainedModel):
                 memories[layer_index],
                 update_memory=update_memory,
                 num_questions=num_questions,
+                synchronize=is_shared and self.config.synchronize_memory,
                 **kwargs,
             )
             balance_losses.append(balance_loss)
 
         total_balance_loss = None
         if update_memory:
+            if is_shared and not self.config.synchronize_memory:
+                memories = average_over_processes(memories)
             self.memory.commit(memories)
             total_balance_loss = torch.stack([loss.to(balance_losses[0].device) for loss in balance_losses]).sum()
 

@@ -35,7 +35,7 @@ def attend_plainly(queries, tokens, bottleneck_size):
 @pytest.mark.parametrize("bottleneck_size", [1, 3, 6, 7, 18, 19, 20, None])
 def test_attention_balance_loss_and_gradients_are_those_of_the_plain_form(bottleneck_size):
     queries, tokens = draw_competition()
-    attended, attention, kept_tokens = attend_through_bottleneck(queries, tokens, bottleneck_size)
+    attended, attention, _, kept_tokens = attend_through_bottleneck(queries, tokens, bottleneck_size)
     expected, plain_attention, selection = attend_plainly(queries, tokens, bottleneck_size)
     torch.testing.assert_close(attended, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(attention, plain_attention.gather(-1, kept_tokens), rtol=1e-12, atol=1e-12)
@@ -91,7 +91,7 @@ def test_the_largest_are_selected_however_many_threads_there_are(num_threads, nu
 @pytest.mark.parametrize("num_kept", [2, 4])
 def test_bottleneck_keeps_its_number_of_tied_tokens(num_kept):
     queries, tokens = torch.ones(1, 2, 4), torch.ones(7, 4)
-    _, attention, kept_tokens = attend_through_bottleneck(queries, tokens, num_kept)
+    _, attention, _, kept_tokens = attend_through_bottleneck(queries, tokens, num_kept)
     torch.testing.assert_close(attention, torch.full((1, 2, num_kept), 1 / num_kept))
     assert all(len(set(row)) == num_kept for row in kept_tokens[0].tolist())
 

@@ -133,6 +133,13 @@ def describe_run(training: TrainingArguments, arguments: dict[str, Any], loop: s
     return {**arguments, "loop": loop, "num_processes": training.world_size}
 
 
+def count_images_of_a_step(described: dict[str, Any]) -> dict[str, Any]:
+    """Put the images that all processes take together in the place of each one's batch and of their number."""
+    described = dict(described)
+    num_processes, batch_size = described.pop("num_processes"), described.pop("per_device_train_batch_size", None)
+    return {**described, "train_batch_size": batch_size and batch_size * num_processes}
+
+
 def refuse_changes(output_dir: Path, described: dict[str, Any], results: dict[str, Any]) -> None:
     """Raise an `InputError` if the folder holds a run of other arguments."""
     # Written by these scripts before they knew more than the arguments, results have them alone.
@@ -144,6 +151,8 @@ def refuse_changes(output_dir: Path, described: dict[str, Any], results: dict[st
             "another `--output_dir`."
         )
     before = {"loop": described["loop"], "num_processes": described["num_processes"], **before}
+    # What several processes train is what one process trains with the whole batch.
+    before, described = count_images_of_a_step(before), count_images_of_a_step(described)
     changed = sorted(
         key for key in (before.keys() | described.keys()) - NEUTRAL_ARGUMENTS if before.get(key) != described.get(key)
     )

@@ -1,13 +1,18 @@
 """Both training scripts on two processes: the first decides about the output folder, and all go on from there."""
 
 import os
+import re
 import shutil
+import signal
 import socket
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from examples import image_classification, image_classification_accelerate
 from examples.errors import run_script
+from modeling_ait import AiTModel
 from tests.examples.conftest import make_tiny_flags
 from tests.examples.helpers import assert_same_weights, get_context, read_results
 
@@ -15,17 +20,32 @@ from tests.examples.helpers import assert_same_weights, get_context, read_result
 SCRIPTS = {"trainer": image_classification, "accelerate": image_classification_accelerate}
 
 
-def run_rank(rank, port, log, loop, flags):
+def kill_at_forward(number):
+    """Be killed in the forward pass of this number in training."""
+    forward, calls = AiTModel.forward, []
+
+    def count(self, *args, **kwargs):
+        calls.append(self.training)
+        if sum(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, *args, **kwargs)
+
+    AiTModel.forward = count
+
+
+def run_rank(rank, port, log, loop, flags, killed_at):
     """Run a script as one of two processes, with its output in a file."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
     output = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    if killed_at and rank == 1:
+        kill_at_forward(killed_at)
     run_script(lambda: SCRIPTS[loop].main(flags))
 
 
-def run_on_two(loop, folder, *more):
+def run_on_two(loop, folder, *more, killed_at=None):
     """Run a script on two processes and return how they ended, and what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -35,7 +55,7 @@ def run_on_two(loop, folder, *more):
     for log in logs:
         log.unlink(missing_ok=True)
     processes = [
-        get_context(__name__).Process(target=run_rank, args=(rank, port, log, loop, flags))
+        get_context(__name__).Process(target=run_rank, args=(rank, port, log, loop, flags, killed_at))
         for rank, log in enumerate(logs)
     ]
     for process in processes:
@@ -45,15 +65,19 @@ def run_on_two(loop, folder, *more):
     return [process.exitcode for process in processes], [log.read_text() for log in logs]
 
 
+def forget_end(folder):
+    """Leave a run as a kill while its second checkpoint was saved leaves it."""
+    for name in ("results.json", "model.safetensors", "checkpoint-4/manifest.json"):
+        (folder / name).unlink()
+
+
 @pytest.mark.parametrize("loop", SCRIPTS)
 def test_all_processes_go_on_from_the_checkpoint_and_stop_where_nothing_is_to_do(loop, tmp_path):
     folder = tmp_path / "run"
     codes, printed = run_on_two(loop, folder)
     assert codes == [0, 0], printed
     whole = shutil.copytree(folder, tmp_path / "whole")
-    # As a kill while the second checkpoint was saved leaves it.
-    for name in ("results.json", "model.safetensors", "checkpoint-4/manifest.json"):
-        (folder / name).unlink()
+    forget_end(folder)
     codes, printed = run_on_two(loop, folder)
     assert codes == [0, 0], printed
     assert "checkpoint-4 is passed over" in printed[0]
@@ -69,10 +93,51 @@ def test_all_processes_go_on_from_the_checkpoint_and_stop_where_nothing_is_to_do
     assert "error" not in printed[1].lower() and "Traceback" not in printed[0] + printed[1]
 
 
+def assert_close_weights(folder, other):
+    weights, others = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("loop", SCRIPTS)
-def test_run_of_another_number_of_processes_is_not_gone_on_with(loop, tmp_path):
-    folder = tmp_path / "run"
-    SCRIPTS[loop].main(make_tiny_flags(folder, max_steps=4, save_strategy="steps", save_steps=2))
-    (folder / "results.json").unlink()
-    codes, printed = run_on_two(loop, folder)
-    assert codes == [1, 1] and "num_processes 1, now 2" in printed[0]
+def test_two_processes_train_what_one_trains_and_go_on_with_its_run(loop, tmp_path):
+    steps = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    # No dropout and augmentation by the place of an image, so that random states decide nothing.
+    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "one", **steps))
+    codes, printed = run_on_two(loop, tmp_path / "two", "--per_device_train_batch_size", "8")
+    assert codes == [0, 0], printed
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
+    assert read_results(tmp_path / "two")["accuracy"] == read_results(tmp_path / "one")["accuracy"]
+    # But for the random states, of which each process has its own.
+    files = [
+        {path.name for path in (tmp_path / name / "checkpoint-4").iterdir() if not re.match("rng|random", path.name)}
+        for name in ("one", "two")
+    ]
+    assert files[0] == files[1]
+
+    forget_end(tmp_path / "one")
+    codes, printed = run_on_two(loop, tmp_path / "one")
+    assert codes == [1, 1] and "train_batch_size 16, now 32" in printed[0]
+    codes, printed = run_on_two(loop, tmp_path / "one", "--per_device_train_batch_size", "8")
+    assert codes == [0, 0], printed
+    assert read_results(tmp_path / "one")["resumed_from_step"] == 2
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
+
+    forget_end(tmp_path / "two")
+    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "two", **steps))
+    assert read_results(tmp_path / "two")["resumed_from_step"] == 2
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("loop", SCRIPTS)
+def test_run_goes_on_after_one_of_its_processes_was_killed(loop, tmp_path):
+    codes, printed = run_on_two(loop, tmp_path / "whole")
+    assert codes == [0, 0], printed
+    codes, printed = run_on_two(loop, tmp_path / "run", killed_at=3)
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None), printed
+    assert (tmp_path / "run/checkpoint-2/manifest.json").exists()
+    codes, printed = run_on_two(loop, tmp_path / "run")
+    assert codes == [0, 0], printed
+    assert read_results(tmp_path / "run")["resumed_from_step"] == 2
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
