@@ -42,9 +42,12 @@ class VisualizeArguments:
     json: str | None = field(default=None, metadata={"help": "JSON file to write the numbers drawn to."})
     num_images: int = field(default=8, metadata={"help": "Images of the data set to draw."})
     num_samples: int = field(default=256, metadata={"help": "Images of the data set to measure the use of slots on."})
-    num_ablation_samples: int = field(
-        default=128,
-        metadata={"help": "Images to measure the accuracy without each slot with, once for each; 0: leave it out."},
+    num_ablation_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images to measure the accuracy without each slot on; 0: leave it out. Default: 128, or 32 with "
+            "all their questions."
+        },
     )
     batch_size: int = field(default=64, metadata={"help": "Images that compete in the write, those drawn among them."})
     checkpoints: list[str] = field(
@@ -59,8 +62,9 @@ class VisualizeArguments:
 
     def __post_init__(self) -> None:
         for name, lowest in (("num_images", 1), ("num_samples", 1), ("num_ablation_samples", 0), ("batch_size", 1)):
-            if getattr(self, name) < lowest:
-                raise InputError(f"`--{name}` must be at least {lowest}, but got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
 
 
 def check_arguments(arguments: VisualizeArguments, data: DataArguments) -> tuple[Path, Path | None]:
@@ -138,7 +142,10 @@ def open_inputs(
         if has_questions:
             raise InputError("This checkpoint answers questions, and `--images` have none: take `--dataset_name`.")
         return read_images(arguments.images, processor, model.config.num_channels, arguments.batch_size)
-    numbers = (arguments.num_samples, arguments.num_ablation_samples, arguments.batch_size)
+    num_labelled = arguments.num_ablation_samples
+    if num_labelled is None:
+        num_labelled = 32 if has_questions else 128
+    numbers = (arguments.num_samples, num_labelled, arguments.batch_size)
     if has_questions:
         return open_questions(load_questions(data), processor, *numbers)
     loaded = load_image_data(data)
