@@ -45,12 +45,12 @@ def run_rank(rank, port, log, loop, flags, killed_at):
     run_script(lambda: SCRIPTS[loop].main(flags))
 
 
-def run_on_two(loop, folder, *more, killed_at=None):
+def run_on_two(loop, folder, *more, model_config=None, killed_at=None):
     """Run a script on two processes and return how they ended, and what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = [*make_tiny_flags(folder, max_steps=4, save_strategy="steps", save_steps=2), *more]
+    flags = [*make_tiny_flags(folder, model_config, max_steps=4, save_strategy="steps", save_steps=2), *more]
     logs = [folder.parent / f"{rank}.log" for rank in range(2)]
     for log in logs:
         log.unlink(missing_ok=True)
@@ -102,10 +102,12 @@ def assert_close_weights(folder, other):
 
 @pytest.mark.parametrize("loop", SCRIPTS)
 def test_two_processes_train_what_one_trains_and_go_on_with_its_run(loop, tmp_path):
+    # Each process draws from a random state of its own, which a run of another number of them does not have.
+    still = {"hidden_dropout_prob": 0.0, "memory_dropout_prob": 0.0}
     steps = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    # No dropout and augmentation by the place of an image, so that random states decide nothing.
-    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "one", **steps))
-    codes, printed = run_on_two(loop, tmp_path / "two", "--per_device_train_batch_size", "8")
+    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "one", still, **steps))
+    halves = ("--per_device_train_batch_size", "8")
+    codes, printed = run_on_two(loop, tmp_path / "two", *halves, model_config=still)
     assert codes == [0, 0], printed
     assert_close_weights(tmp_path / "one", tmp_path / "two")
     assert read_results(tmp_path / "two")["accuracy"] == read_results(tmp_path / "one")["accuracy"]
@@ -117,15 +119,15 @@ def test_two_processes_train_what_one_trains_and_go_on_with_its_run(loop, tmp_pa
     assert files[0] == files[1]
 
     forget_end(tmp_path / "one")
-    codes, printed = run_on_two(loop, tmp_path / "one")
+    codes, printed = run_on_two(loop, tmp_path / "one", model_config=still)
     assert codes == [1, 1] and "train_batch_size 16, now 32" in printed[0]
-    codes, printed = run_on_two(loop, tmp_path / "one", "--per_device_train_batch_size", "8")
+    codes, printed = run_on_two(loop, tmp_path / "one", *halves, model_config=still)
     assert codes == [0, 0], printed
     assert read_results(tmp_path / "one")["resumed_from_step"] == 2
     assert_close_weights(tmp_path / "one", tmp_path / "two")
 
     forget_end(tmp_path / "two")
-    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "two", **steps))
+    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "two", still, **steps))
     assert read_results(tmp_path / "two")["resumed_from_step"] == 2
     assert_close_weights(tmp_path / "one", tmp_path / "two")
 
