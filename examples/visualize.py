@@ -204,12 +204,14 @@ def main(argv: list[str] | None = None) -> None:
     output, numbers = check_arguments(arguments, data)
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.training.loading import choose_class, load_checkpoint, load_image_processor
+    from examples.training.progress import quieten_libraries
     from examples.training.results import write_json
     from examples.visualization.ablation import parse_slots, without_slots
     from examples.visualization.figure import Pictured, describe_portrait, draw_portrait, measure_portrait
     from examples.visualization.inputs import make_restore
     from examples.visualization.measure import get_encoder, observe
 
+    quieten_libraries(verbose=False)
     checkpoint = str(arguments.checkpoint)
     model = load_checkpoint(checkpoint, choose_class(checkpoint), is_classifier_new=False).eval()
     num_layers = len(get_encoder(model).memories)
