@@ -154,7 +154,11 @@ def open_inputs(
 
 
 def describe(
-    arguments: VisualizeArguments, data: DataArguments, inputs: "Inputs", without: dict[int, list[int]]
+    arguments: VisualizeArguments,
+    data: DataArguments,
+    inputs: "Inputs",
+    without: dict[int, list[int]],
+    ablation: dict[str, Any] | None,
 ) -> str:
     """What a reader of the figure has to know."""
     num_images = sum(len(batch["pixel_values"]) for batch in inputs.batches)
@@ -166,6 +170,10 @@ def describe(
     if without:
         removed = "; ".join(f"layer {layer}: {', '.join(map(str, slots))}" for layer, slots in without.items())
         lines.append(f"Not retrieved here: slots of {removed}.")
+    if ablation is not None and without:
+        lines.append(
+            f"Accuracy without them {ablation['without_chosen']:.2f} %, with all {ablation['accuracy']:.2f} %."
+        )
     return " ".join([*lines, "Layers and slots count from 0."])
 
 
@@ -223,6 +231,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = open_inputs(arguments, data, model, processor)
     names = name_labels(model)
     num_images = len(inputs.batches[0]["pixel_values"]) if arguments.images else arguments.num_images
+    ablation = measure_without(model, inputs, without)
     pictured = Pictured(
         name=name_checkpoint(checkpoint),
         batches=inputs.batches,
@@ -232,8 +241,8 @@ def main(argv: list[str] | None = None) -> None:
         texts=inputs.texts,
         answers=[names[label] for label in inputs.labels],
         memories=history,
-        ablation=measure_without(model, inputs, without),
-        note=describe(arguments, data, inputs, without),
+        ablation=ablation,
+        note=describe(arguments, data, inputs, without, ablation),
         layers=arguments.layers,
     )
     if without:

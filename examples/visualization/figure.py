@@ -169,6 +169,8 @@ def make_memory_panels(portrait: Portrait, layer: int) -> list:
     pixels = [image for batch in pictured.batches for image in batch["pixel_values"]]
     tokens = use.tokens[layer]
     most_used = sorted(tokens.argsort(descending=True, stable=True)[:SLOTS_SHOWN].tolist())
+    # Of a slot that was taken away there is nothing to show.
+    most_used = [slot for slot in most_used if strongest.attention[layer, slot, 0] > 0]
     if len(tokens) > SLOTS_SHOWN:
         most_used = [slot for slot in most_used if tokens[slot] > 0]
     grid, ablation = portrait.observation.layout.grid, pictured.ablation
