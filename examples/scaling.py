@@ -85,7 +85,7 @@ def measure_rank(rank: int, num_processes: int, port: int, synchronize: bool, ar
         timeout=timedelta(seconds=arguments.timeout),
     )
     torch.manual_seed(0)
-    config = AiTConfig(
+    config = AiTConfig(  # type: ignore[call-arg]  # `num_labels` is the base class's
         hidden_size=192,
         num_hidden_layers=2,
         num_attention_heads=3,
@@ -208,8 +208,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
     pyplot.close(figure)
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Measure, compute, and write what was found."""
+def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(ScalingArguments, prog="python -m examples.scaling", description=__doc__)
     (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
     output = None if arguments.output is None else make_place(arguments.output)
@@ -234,7 +233,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
         write_json(output, results)
         draw(results, output.with_suffix(".png"))
-    return results
 
 
 if __name__ == "__main__":

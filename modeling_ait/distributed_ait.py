@@ -5,6 +5,8 @@ Every process calls the same functions in the same order, as in any collective c
 not grow with its batch: the logits that can still win, and sums over its tokens, never the tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import distributed, nn
 
@@ -14,6 +16,11 @@ def count_processes() -> int:
     if not (distributed.is_available() and distributed.is_initialized()):
         return 1
     return distributed.get_world_size()
+
+
+def get_processes() -> Any:
+    """Return the group of all processes."""
+    return distributed.group.WORLD
 
 
 def is_first_process() -> bool:
@@ -26,7 +33,7 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     # Not the collectives of `torch.distributed`, which work in place and would break a compiled graph.
     from torch.distributed import _functional_collectives as collectives
 
-    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", distributed.group.WORLD))
+    return collectives.wait_tensor(collectives.all_reduce(tensor.contiguous(), "sum", get_processes()))
 
 
 class SumOverProcesses(torch.autograd.Function):
@@ -67,8 +74,8 @@ def find_winners(kept_logits: torch.Tensor, bottleneck_size: int | None) -> tupl
     """
     Find which of this process's best logits are among the best of all processes, (R, K) -> (R, K), (R, 1).
 
-    NaN counts as larger than any number. Of equal logits those of the first process win, in the order given, so that
-    all processes agree.
+    Of equal logits those of the first process win, in the order given, so that all processes agree. Where there is a
+    NaN, it is the row's largest, and all that is made of the row becomes NaN on every process.
 
     Args:
         kept_logits (`torch.Tensor` of shape `(num_rows, num_kept)`):
@@ -76,7 +83,7 @@ def find_winners(kept_logits: torch.Tensor, bottleneck_size: int | None) -> tupl
         bottleneck_size (`int`, *optional*): Logits that a row keeps in all; `None` keeps every one.
 
     Returns:
-        Which logits win; the largest logit of each row anywhere, NaN if there is a NaN.
+        Which logits win; the largest logit of each row anywhere.
     """
     from torch.distributed import _functional_collectives as collectives
 
@@ -88,12 +95,12 @@ def find_winners(kept_logits: torch.Tensor, bottleneck_size: int | None) -> tupl
         offered = nn.functional.pad(logits, (0, bottleneck_size - logits.shape[-1]), value=-torch.inf)
     # Newer versions of torch have renamed it.
     gather = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor
-    gathered = gather(offered.contiguous(), 0, distributed.group.WORLD)
+    gathered = gather(offered.contiguous(), 0, get_processes())
     gathered = collectives.wait_tensor(gathered).unflatten(0, (-1, len(logits))).transpose(0, 1)  # (R, processes, K)
     largest = gathered.flatten(1).max(dim=-1, keepdim=True).values
     if bottleneck_size is None:
         return torch.ones_like(logits, dtype=torch.bool), largest
-    ranked = torch.where(gathered.isnan(), torch.inf, gathered).flatten(1)
+    ranked = gathered.flatten(1)
     weakest = ranked.topk(bottleneck_size, dim=-1).values[:, -1:]
     is_equal = ranked == weakest
     num_left = bottleneck_size - (ranked > weakest).sum(dim=-1, keepdim=True)

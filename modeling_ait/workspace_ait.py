@@ -78,9 +78,10 @@ def partition_rows(logits: np.ndarray, num_kept: int) -> np.ndarray:
     weakest = np.take_along_axis(logits, kept[:, :1], axis=-1)
     # Counted at once, because ties are as rare as images that come twice.
     if np.count_nonzero(logits >= weakest) > kept.size:
-        for row, limit, places in zip(logits, weakest, kept):
-            larger = np.flatnonzero(~(row <= limit))
-            places[:] = np.concatenate([larger, np.flatnonzero(row == limit)[: num_kept - len(larger)]])
+        for row in np.flatnonzero(~np.isnan(weakest)):
+            larger = np.flatnonzero(~(logits[row] <= weakest[row]))
+            equal = np.flatnonzero(logits[row] == weakest[row])
+            kept[row] = np.concatenate([larger, equal[: num_kept - len(larger)]])
     return kept
 
 

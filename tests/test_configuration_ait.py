@@ -170,6 +170,7 @@ def test_config_defaults_are_pinned():
         "question_size": None,
         "question_attention": "joint",
         "update_memory": True,
+        "synchronize_memory": True,
         "use_vit_norms": False,
         "num_register_tokens": 0,
         "stem_strides": None,

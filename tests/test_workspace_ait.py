@@ -11,6 +11,7 @@ from modeling_ait.workspace_ait import (
     average_memory,
     compute_balance_loss,
     compute_cv_squared,
+    partition_rows,
     select_tokens,
 )
 
@@ -71,6 +72,16 @@ def test_what_is_kept_for_the_backward_pass_grows_with_the_selection_alone():
             attend_through_bottleneck(queries, tokens, bottleneck_size=4)
         shapes.remove(tokens.shape)
     assert kept[64] == kept[640] != []
+
+
+@pytest.mark.parametrize("num_kept", [1, 3, 4, 7])
+def test_of_equal_logits_the_first_tokens_are_kept(num_kept):
+    logits = torch.tensor(
+        [[1.0, 3.0, 2.0, 3.0, 3.0, 1.0, 3.0, 0.0], [float("nan"), 5.0, 5.0, 1.0, 5.0, 1.0, 0.0, 5.0]]
+    )
+    expected = logits.argsort(dim=-1, descending=True, stable=True)[:, :num_kept]
+    kept = torch.from_numpy(partition_rows(logits.numpy(), num_kept))
+    assert torch.equal(kept.sort(dim=-1).values, expected.sort(dim=-1).values)
 
 
 @pytest.mark.parametrize("num_threads", [1, 8])

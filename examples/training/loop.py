@@ -20,6 +20,7 @@ from examples.training.arguments import INTERVALS, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.memory_use import MemoryMeter
 from examples.training.metrics import Accuracy
+from examples.training.model import leaves_parameters_unused
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json
 
@@ -131,12 +132,7 @@ def make_accelerator(model: torch.nn.Module, training: TrainingArguments) -> Acc
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         # The order of the samples depends on seed and epoch alone, so that a resumed run sees the same.
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
-        # A detached write leaves parameters without gradient, for which DDP would wait.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                find_unused_parameters=not getattr(model.config, "differentiable_write", True)
-            )
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=leaves_parameters_unused(model))],
     )
 
 

@@ -48,8 +48,8 @@ class MemoryMeter(TrainerCallback):
             self.before = [memory.clone() for memory in get_encoder(self.model).memories]
 
     @contextmanager
-    def measure(self, accelerator: Accelerator) -> Iterator[dict[str, float]]:
-        """Watch an evaluation; what is yielded is filled at its end, with the same numbers in every process."""
+    def measure(self, accelerator: Accelerator, prefix: str = "") -> Iterator[dict[str, float]]:
+        """Watch an evaluation; what is yielded is filled at its end, by names with a prefix, alike in all processes."""
         measured: dict[str, float] = {}
         if not self.is_active:
             yield measured
@@ -62,7 +62,7 @@ class MemoryMeter(TrainerCallback):
                 accelerator.reduce(counts.to(accelerator.device), "sum").cpu()
                 for counts in (use.tokens, use.attention)
             )
-        measured.update(self.summarize(use))
+        measured.update({f"{prefix}{name}": value for name, value in self.summarize(use).items()})
 
     def summarize(self, use: SlotUse) -> dict[str, float]:
         """The numbers of an evaluation."""

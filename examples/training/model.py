@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, ViTImageProcessorPil, set_seed
 from transformers.utils import logging
 
@@ -61,3 +62,9 @@ def build_model(
         logger.warning(f"The classifier of {checkpoint!r} is kept, under the new names of its classes: {change}.")
     check_problem_type(ait.config.problem_type)
     return ait, load_image_processor(checkpoint, ait.config, data, is_resized="image_size" in fields)
+
+
+def leaves_parameters_unused(model: torch.nn.Module) -> bool:
+    """Whether a step may leave parameters of the write without gradient, for which DDP would wait."""
+    config: Any = model.config
+    return not (getattr(config, "differentiable_write", True) and getattr(config, "update_memory", True))

@@ -30,6 +30,7 @@ from examples.training.checkpoints import (
     seal_checkpoint,
 )
 from examples.training.memory_use import MEASURED, MemoryMeter
+from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, show_progress
 
 
@@ -102,8 +103,7 @@ class AiTTrainer(Trainer):
         self.running_loss = RunningMean()
         self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
         # Hooks would make a compiled model compile again.
-        is_active = not self.args.torch_compile
-        self.memory_meter = MemoryMeter(self.accelerator.unwrap_model(self.model), is_active)
+        self.memory_meter = MemoryMeter(self.model, is_active=not self.args.torch_compile)
         self.add_callback(self.memory_meter)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -133,10 +133,9 @@ class AiTTrainer(Trainer):
         # Evaluation in half precision would cast the trained weights for good, and they would be saved so.
         casts = not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval)
         trained = [parameter.data.clone() for parameter in self.model.parameters()] if casts else []
-        with self.memory_meter.measure(self.accelerator) as measured:
+        with self.memory_meter.measure(self.accelerator, f"{kwargs.get('metric_key_prefix', 'eval')}_") as measured:
             output = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+        output.metrics.update(measured)
         for parameter, values in zip(self.model.parameters(), trained):
             parameter.data = values.to(parameter.device)
         return output
@@ -245,6 +244,9 @@ def train(
     """
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
+    if training.ddp_find_unused_parameters is None:
+        # The Trainer would look for them in every step.
+        training.ddp_find_unused_parameters = leaves_parameters_unused(model)
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())

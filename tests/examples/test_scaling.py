@@ -1,6 +1,7 @@
 """The measurement of the exchange between processes."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,14 @@ def test_measurement_writes_numbers_and_a_chart(tmp_path, capsys):
     assert len(results["computed"]) == len(scaling.LINKS) * len(scaling.NUM_SIMULATED)
     assert file.with_suffix(".png").stat().st_size > 0
     assert "2 processes, synchronize_memory True" in capsys.readouterr().out
+
+
+def test_table_of_the_page_is_what_is_computed():
+    page = Path("docs/several_processes.md").read_text(encoding="utf-8")
+    for number in (8, 64, 512):
+        rows = [scaling.simulate(number, link) for link in scaling.LINKS]
+        shares = [f"{100 * row['exchange_seconds'] / row['compute_seconds']:.0f}" for row in rows]
+        assert f"| {number} | {' | '.join(shares)} |" in page
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,11 @@ def test_run_goes_on_after_one_of_its_processes_was_killed(loop, tmp_path):
     assert codes == [0, 0], printed
     assert read_results(tmp_path / "run")["resumed_from_step"] == 2
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("loop", SCRIPTS)
+@pytest.mark.parametrize("config", [{}, {"differentiable_write": False}, {"update_memory": False}])
+def test_processes_wait_for_no_parameter_that_the_write_does_not_use(loop, config, tmp_path):
+    codes, printed = run_on_two(loop, tmp_path / "run", model_config=config)
+    assert codes == [0, 0], printed
+    assert "find_unused_parameters" not in printed[0]
