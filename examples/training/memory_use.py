@@ -49,7 +49,7 @@ class MemoryMeter(TrainerCallback):
 
     @contextmanager
     def measure(self, accelerator: Accelerator, prefix: str = "") -> Iterator[dict[str, float]]:
-        """Watch an evaluation; what is yielded is filled at its end, by names with a prefix, alike in all processes."""
+        """Watch an evaluation; what is yielded is filled at its end, by prefixed names, alike in all processes."""
         measured: dict[str, float] = {}
         if not self.is_active:
             yield measured
