@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 from transformers import ViTImageProcessorPil
 
 from examples.errors import InputError
 from examples.parsing import find_wrong_statistics
-from examples.sharing import FILES_OF_A_MODEL, escape_markdown, find_files, push_files, quote_python, redact
+from examples.sharing import FILES_OF_A_MODEL, escape_markdown, find_files, push_files, quote_python, redact, show
 from modeling_ait import AiTPreTrainedModel
+from modeling_ait.card_ait import make_card_data, seal_card
 from modeling_ait.saving_ait import remove_other_shards, stage_files
 
 
@@ -139,15 +140,17 @@ def save_converted(
     source: str,
     command: str,
     push_to_hub: str | None,
+    base_model: str | None = None,
 ) -> None:
     """
     Write weights, code, image processor and model card into the folder, and push it if a repository is named.
 
-    All is written aside first, so that an older model stays until this one is complete.
+    All is written aside first, so that an older model stays until this one is complete. The card names `base_model`,
+    if that is an id of the Hub.
     """
     name = push_to_hub or output_dir.resolve().name
     card = ModelCard.from_template(
-        ModelCardData(library_name="transformers", license="apache-2.0", tags=["ait", "custom_code"]),
+        make_card_data(model, show(name), base_model),
         template_path=str(CARD_TEMPLATE),
         title=escape_markdown(name),
         model_id=quote_python(name),
@@ -156,11 +159,10 @@ def save_converted(
         source=escape_markdown(source),
         command=command,
     )
-    card.content = redact(card.content)
     with stage_files(output_dir) as staging:
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
-        card.save(Path(staging, "README.md"))
+        Path(staging, "README.md").write_text(seal_card(redact(str(card))), encoding="utf-8")
         saved = os.listdir(staging)
     remove_other_shards(output_dir, saved)
     if push_to_hub is not None:

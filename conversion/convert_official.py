@@ -30,7 +30,7 @@ from conversion.common import (
 )
 from examples.errors import run_script
 from examples.parsing import ArgumentParser
-from examples.sharing import join_command
+from examples.sharing import join_call
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 
 
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
         image_std=options.image_std or (CIFAR_STD if is_image_model else [1.0] * 3),
         do_convert_rgb=True,
     )
-    command = join_command(["python", "-m", "conversion.convert_official", *(sys.argv[1:] if argv is None else argv)])
+    command = join_call("conversion.convert_official", sys.argv[1:] if argv is None else argv)
     save_converted(
         model, processor, options.output_dir, "a checkpoint of the official AiT code", command, options.push_to_hub
     )

@@ -38,7 +38,7 @@ from conversion.common import (
 )
 from examples.errors import LOADING_ERRORS, flatten_message, run_script
 from examples.parsing import ArgumentParser
-from examples.sharing import join_command
+from examples.sharing import join_call
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
 
 
@@ -294,8 +294,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     processor = load_processor(options.model, model.config)
     fit_positions(model, processor)
-    command = join_command(["python", "-m", "conversion.convert_vit", *(sys.argv[1:] if argv is None else argv)])
-    save_converted(model, processor, options.output_dir, Path(options.model).name, command, options.push_to_hub)
+    command = join_call("conversion.convert_vit", sys.argv[1:] if argv is None else argv)
+    source = Path(options.model).name
+    save_converted(model, processor, options.output_dir, source, command, options.push_to_hub, options.model)
     print(f"Saved {type(model).__name__} in {options.output_dir}.")
 
 

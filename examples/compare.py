@@ -20,7 +20,7 @@ from examples.errors import InputError, flatten_message, make_place, refuse_unkn
 from examples.parsing import ArgumentParser
 from examples.sharing import escape_markdown, take_hub_token
 from examples.training.arguments import parse_arguments
-from examples.training.recipes import read_recipe
+from examples.training.recipes import find_recipe, read_recipe
 
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     recipes = []
     while argv and not argv[0].startswith("-"):
-        recipes.append(argv.pop(0))
+        recipes.append(find_recipe(argv.pop(0)))
     usage = "python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]"
     parser = ArgumentParser(CompareArguments, description=__doc__, usage=usage)
     # The runs inherit the token, which their command lines and results must not hold.
@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
     from examples.training.cost import CostSetting
     from examples.training.results import describe_command, describe_setting, write_json
 
-    arguments.recipes += recipes
+    arguments.recipes = [*map(find_recipe, arguments.recipes), *recipes]
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)

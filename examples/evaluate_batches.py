@@ -56,7 +56,8 @@ def evaluate_checkpoint(
     import torch
 
     from examples.data.images import ImagePixelsDataset
-    from examples.training.loading import find_indices, load_checkpoint, load_image_processor
+    from examples.training.evaluation import find_indices
+    from examples.training.loading import load_checkpoint, load_image_processor
     from modeling_ait import AiTForImageClassification
 
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval()

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from argparse import SUPPRESS, Action, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -22,6 +23,14 @@ def find_wrong_statistics(**statistics: list[float] | None) -> str | None:
         if values is not None and name == "image_std" and min(values) <= 0:
             return f"`--image_std` takes numbers above 0, but got {values}."
     return None
+
+
+def name_program(text: str | None) -> str | None:
+    """Name scripts and recipes in a text as the command `ait` takes them, if that was called."""
+    if text is None or not sys.argv[0].startswith("ait "):
+        return text
+    text = re.sub(r"python -m (examples|conversion)\.\w+", sys.argv[0], text)
+    return re.sub(r"examples/recipes/(\w+)\.yaml", r"\1", text)
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):
@@ -63,6 +72,8 @@ class ArgumentParser(HfArgumentParser):
     """
 
     def __init__(self, types: Any, **options: Any):
+        for name in ("description", "prog", "usage"):
+            options[name] = name_program(options.get(name))
         super().__init__(types, formatter_class=HelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:

@@ -29,18 +29,21 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
     """Evaluation batches, single trainings, the cost of the workspace at a paper's size, and fine-tuning a ViT."""
-    from examples.comparison.sections import write_batches, write_benchmark, write_origin
+    from examples.benchmarking.charts import plan_charts
+    from examples.benchmarking.tables import write_benchmark
+    from examples.comparison.sections import write_batches, write_origin
     from examples.comparison.statistics import describe
 
     lines: list[str] = []
-    for result in results.values():
+    for name, result in results.items():
         if result["kind"] == "evaluation batches":
             lines += ["## Does a prediction depend on its batch?", "", *write_batches(result), *write_origin(result)]
         elif result["kind"] == "training":
             lines += ["## The explicit Accelerate loop", "", f"Handwritten digits: {100 * result['accuracy']:.2f} %."]
             lines += ["", *write_origin(result)]
         elif result["kind"] == "benchmark":
-            lines += ["## What the workspace costs", "", *write_benchmark(result)]
+            charts = [f"examples/results/{file}" for file in plan_charts(result, name)]
+            lines += ["## What the workspace costs", "", *write_benchmark(result, charts)]
             lines += ["", *write_origin(result)]
         elif result["kind"] == "fine-tuning":
             lines += ["## A pretrained ViT with a workspace added", ""]
@@ -60,7 +63,8 @@ def find_chance(groups: dict[str, "Runs"], title: str) -> float:
 
 
 def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Draw the plot of the headline, and one for each file of comparisons, into a folder."""
+    """Draw the plot of the headline, one for each file of comparisons, and those of benchmarks, into a folder."""
+    from examples.benchmarking.charts import draw_benchmark
     from examples.comparison.plots import draw_accuracies
     from examples.comparison.sections import HEADLINE, describe_recipe, iterate_comparisons
 
@@ -75,6 +79,9 @@ def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
     draw_accuracies(headline, folder / "headline")
     for name, panels in by_file.items():
         draw_accuracies(panels, folder / name)
+    for name, result in results.items():
+        if result["kind"] == "benchmark":
+            draw_benchmark(result, folder, name)
 
 
 def make_report() -> str:

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +22,12 @@ HUB_TOKEN_FLAG = re.compile(r"--hub[_-]t(o(k(e(n)?)?)?)?")
 SECRET_FLAG = re.compile(r"--(.*tok(?!ens).*|hub[_-]t.*)", flags=re.IGNORECASE)
 # A shorter value of a variable is no secret, and would be found in other words.
 SHORTEST_SECRET = 6
-CODE_FILES = {path.name for path in (Path(__file__).parents[1] / "modeling_ait").glob("*_ait.py")}
+MODEL_CODE = find_spec("modeling_ait")
+CODE_FILES = {
+    path.name
+    for folder in (MODEL_CODE.submodule_search_locations or () if MODEL_CODE else ())
+    for path in Path(folder).glob("*_ait.py")
+}
 MODEL_FILES = re.compile(
     r"README\.md|config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|preprocessor_config\.json|(example|memory)\.png|results\.json"
@@ -143,10 +149,19 @@ def push_files(
     # Late, for scripts that push nothing.
     from huggingface_hub import HfApi
 
+    from modeling_ait.card_ait import CARD_FILE, advise, choose_card, read_remote_card
+
     try:
         api = HfApi()
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = list_files_to_push(folder)
+        if CARD_FILE in files:
+            card = Path(folder, CARD_FILE).read_text(encoding="utf-8")
+            if choose_card(card, read_remote_card(repo_id, revision=revision), []) is None:
+                files.remove(CARD_FILE)
+                print(f"The model card of {repo_id} was changed by hand and stays as it is.")
         api.upload_folder(
             repo_id=repo_id,
             folder_path=str(folder),
@@ -157,7 +172,8 @@ def push_files(
     except Exception as error:
         # Which exception tells a wrong token, a taken name or a missing network changes between versions.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise error_class(f"{state}, but could not be pushed to {repo_id!r} ({reason}).") from error
+        advice = advise(error)
+        raise error_class(f"{state}, but could not be pushed to {repo_id!r}. {advice} ({reason})") from error
     return repo_id
 
 
@@ -211,3 +227,9 @@ def join_command(arguments: Iterable[str]) -> str:
             joined.append(quote_argument(argument))
         hides_next = is_token and not equals
     return redact(" ".join(joined))
+
+
+def join_call(module: str, arguments: Iterable[str]) -> str:
+    """The command line that calls a script, by `ait` if that was called; see `join_command`."""
+    called = sys.argv[0].split() if sys.argv[0].startswith("ait ") else ["python", "-m", module]
+    return join_command([*called, *arguments])

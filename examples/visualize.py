@@ -134,7 +134,7 @@ def open_inputs(
     """
     from examples.data.loading import load_image_data
     from examples.data.questions import load_questions
-    from examples.training.loading import find_indices
+    from examples.training.evaluation import find_indices
     from examples.visualization.inputs import open_classes, open_questions, read_images
 
     has_questions = model.config.question_size is not None

@@ -5,11 +5,17 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub import create_repo
+from safetensors import safe_open
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
+
+from .card_ait import CARD_FILE, choose_card, explain_refusals, find_base_model, make_card, read_remote_card
 
 
 logger = logging.get_logger(__name__)
@@ -21,6 +27,9 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_ait.AiTForImageClassification",
     "AutoModelForVisualQuestionAnswering": "modeling_ait.AiTForRelationalReasoning",
 }
+
+# What a push is told beside what a save is told.
+HUB_OPTIONS = {"repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags"}
 
 
 @contextmanager
@@ -64,6 +73,20 @@ def find_broken_weights(model: PreTrainedModel) -> list[str]:
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all()
     ]
+
+
+def holds_weights(folder: str, model: PreTrainedModel) -> bool:
+    """Whether a local folder has exactly the weights and memories of a model, as safetensors."""
+    state, found = model.state_dict(), set[str]()
+    for file in sorted(Path(folder).glob("model*.safetensors")) if os.path.isdir(folder) else ():
+        with safe_open(file, framework="pt") as weights:
+            names = weights.keys()
+            for name in names:
+                tensor, own = weights.get_tensor(name), state.get(name)
+                if own is None or own.is_meta or own.dtype != tensor.dtype or not torch.equal(own.cpu(), tensor):
+                    return False
+                found.add(name)
+    return found == state.keys()
 
 
 class AiTSavedConfig(PreTrainedConfig):
@@ -119,6 +142,7 @@ class AiTSavedModel(PreTrainedModel):
         if kwargs.get("distributed_checkpoint") or os.path.isfile(save_directory):
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
             return
+        hub_options = {name: kwargs.pop(name) for name in HUB_OPTIONS & kwargs.keys()} if push_to_hub else {}
         # The code of every Auto class travels, whichever class is saved.
         self.config.auto_map = dict(AUTO_MAP)
         # A copy of the dictionary, because saving empties it.
@@ -126,8 +150,76 @@ class AiTSavedModel(PreTrainedModel):
             super().save_pretrained(staging, is_main_process, None if state_dict is None else {**state_dict}, **kwargs)
             saved = os.listdir(staging)
         remove_other_shards(save_directory, saved, kwargs.get("variant"))
-        if push_to_hub:
+        if push_to_hub and is_main_process:
+            repo_id = hub_options.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
             # From a folder of its own, so that the local save is complete whatever becomes of the upload.
-            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
             with tempfile.TemporaryDirectory() as folder:
-                super().save_pretrained(folder, is_main_process, state_dict, push_to_hub=is_main_process, **kwargs)
+                super().save_pretrained(folder, state_dict=state_dict, **kwargs)
+                self._push_folder(folder, repo_id, save_directory, **hub_options)
+
+    def push_to_hub(  # type: ignore[override]  # wrapped there
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ):
+        """
+        Push weights, code and a complete model card to the Hub, in one commit.
+
+        A card that somebody wrote or changed there stays as it is. A model that is as it was loaded from a local
+        folder takes the card of that folder along. Arguments are those of
+        [`~transformers.PreTrainedModel.push_to_hub`].
+
+        Returns:
+            `huggingface_hub.CommitInfo`.
+
+        Raises:
+            `huggingface_hub.errors.HfHubHTTPError`: if the Hub does not take it, with a note that says what to do.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            source = str(self.name_or_path)
+            return self._push_folder(
+                folder,
+                repo_id,
+                source if holds_weights(source, self) else None,
+                private=private,
+                token=token,
+                revision=revision,
+                tags=tags,
+                commit_message=commit_message,
+                commit_description=commit_description,
+                create_pr=create_pr,
+            )
+
+    def _push_folder(
+        self,
+        folder: str,
+        repo_id: str,
+        card_folder: str | os.PathLike | None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        tags: list[str] | str | None = None,
+        **options: Any,
+    ):
+        """Push a saved model with its card: the one in `card_folder` if there is one, else a new one."""
+        with explain_refusals(repo_id):
+            repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+            given = None if card_folder is None else Path(card_folder, CARD_FILE)
+            if given is not None and given.is_file():
+                new = given.read_text(encoding="utf-8")
+            else:
+                new = make_card(self, repo_id, find_base_model(str(self.name_or_path)))
+            asked = [*([tags] if isinstance(tags, str) else tags or ()), *(self.model_tags or ())]
+            card = choose_card(new, read_remote_card(repo_id, token, revision), asked)
+            if card is not None:
+                Path(folder, CARD_FILE).write_text(card, encoding="utf-8")
+            return self._upload_modified_files(folder, repo_id, {}, token=token, revision=revision, **options)

@@ -14,9 +14,10 @@ REPOSITORY = Path(__file__).parents[1]
 # Rooms from the top to the bottom: each may import itself and the rooms below that are named.
 ROOMS = {
     "examples": {
-        *("examples.training", "examples.comparison", "examples.baselines", "examples.data"),
+        *("examples.training", "examples.comparison", "examples.benchmarking", "examples.baselines", "examples.data"),
         *("examples.visualization", "conversion"),
     },
+    "examples.benchmarking": {"examples.comparison", "examples.training", "examples.baselines", "examples.data"},
     "examples.comparison": {"examples.training", "examples.baselines", "examples.data"},
     "examples.training": {"examples.baselines", "examples.data", "examples.visualization"},
     "examples.visualization": {"examples.data"},

@@ -13,6 +13,7 @@ from modeling_ait.workspace_ait import (
     compute_cv_squared,
     partition_rows,
     select_tokens,
+    sort_entries,
 )
 
 
@@ -52,11 +53,21 @@ def test_attention_balance_loss_and_gradients_are_those_of_the_plain_form(bottle
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("bottleneck_size", [4, 12])
+@pytest.mark.parametrize("bottleneck_size", [2, 4, 12])
 def test_gradients_of_the_bottleneck_pass_gradcheck(bottleneck_size):
     assert torch.autograd.gradcheck(
         lambda *inputs: attend_through_bottleneck(*inputs, bottleneck_size)[:2], draw_competition()
     )
+
+
+@pytest.mark.parametrize(("num_entries", "num_tokens"), [(100, 50), (2**15, 50), (100, 2**16), (100, 2**16 + 9)])
+def test_entries_are_sorted_by_token_in_their_order(num_entries, num_tokens):
+    places = torch.randint(num_tokens, (num_entries,))
+    places[:6] = torch.tensor([num_tokens - 1, 0, num_tokens - 1, 0, 1, 0])
+    sorted_places, order = sort_entries(places, num_tokens)
+    expected, expected_order = places.sort(stable=True)
+    assert sorted_places.tolist() == expected.tolist()
+    assert order.tolist() == expected_order.tolist()
 
 
 def note_shape(shapes, tensor):

@@ -19,6 +19,7 @@ from examples.training.results import write_text
 from examples.training.run_folder import read_results
 
 
+SCRIPTS = Path(__file__).parents[2]
 POLL_SECONDS = 0.1
 # How long a run may take to end when it is asked to.
 GRACE_SECONDS = 10
@@ -86,6 +87,8 @@ def start_run(run: Run, num_threads: int) -> subprocess.Popen:
     """Start a run in a process group of its own, with its output in its log."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     write_text(copy_of_recipe(run), redact(Path(run.key.recipe).read_text(encoding="utf-8")))
+    # The run finds the scripts where they were found here, which need not be the working directory.
+    path = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     with run.log.open("w", encoding="utf-8") as log:
         log.write(f"{join_command(run.command)}\n")
         log.flush()
@@ -93,7 +96,7 @@ def start_run(run: Run, num_threads: int) -> subprocess.Popen:
             [sys.executable, *run.command[1:]],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(num_threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,
         )
 

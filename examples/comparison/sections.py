@@ -64,35 +64,6 @@ def describe_recipe(path: str, groups: dict[str, Runs]) -> tuple[str, Benchmark 
     return escape_markdown(title if variant is None else f"{title}, {variant}"), benchmark, variant
 
 
-def write_benchmark(result: dict[str, Any]) -> list[str]:
-    """Time and memory of each model against the ViT of the same shape, and the write alone by number of tokens."""
-    lines: list[str] = []
-    if result["shapes"]:
-        lines = [
-            "| shape | model | training, time / ViT (quartiles) | memory / ViT | inference, time / ViT | memory |",
-            "|---|---|---|---|---|---|",
-        ]
-    for shape, measured in result["shapes"].items():
-        for model in measured["num_parameters"]:
-            if model == "vit":
-                continue
-            cells = [shape, model]
-            for mode in ("training", "inference"):
-                cost = measured[mode][model]
-                low, high = cost["time_ratio_quartiles"]
-                cells += [f"{cost['time_ratio']:.2f} ({low:.2f} to {high:.2f})", f"{cost['memory_ratio']:.2f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    if result["write"]:
-        width = result["write"][0]["width"]
-        lines += ["", f"The write of one layer alone, forward and backward, at width {width}:", ""]
-        lines += ["| tokens | microseconds per token (quartiles) | kept for the backward pass, MiB |", "|---|---|---|"]
-    for row in result["write"]:
-        low, high = row["microseconds_per_token_quartiles"]
-        cells = [f"{row['num_tokens']:,}", f"{row['microseconds_per_token']:.2f} ({low:.2f} to {high:.2f})"]
-        lines.append(f"| {' | '.join(cells)} | {row['kept_memory_mib']:.1f} |")
-    return lines
-
-
 def write_origin(result: dict[str, Any]) -> list[str]:
     """The command, machine and versions behind a section."""
     setting = {**result, **result.get("setting", {})}

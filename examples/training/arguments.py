@@ -12,6 +12,7 @@ from examples.data.arguments import DataArguments
 from examples.errors import InputError, refuse_unknown_keys, refuse_unknown_name
 from examples.parsing import ArgumentParser
 from examples.sharing import set_hub_token
+from examples.training.launch import refuse_split_launch
 from examples.training.recipes import check_recipe, read_recipe, split_recipe
 
 
@@ -188,7 +189,8 @@ def parse_arguments(
         other_flags: Flags that are known elsewhere, to be suggested for a misspelt one.
 
     Raises:
-        InputError: for a recipe that cannot be read, and for a key, a flag or a value that does not exist.
+        InputError: for a recipe that cannot be read, for a key, a flag or a value that does not exist, and for
+            processes that would not train together.
     """
     usage = f"python -m examples.{script} [RECIPE.yaml] [--flag value ...]"
     show_help(arguments, {"description": description, "usage": usage})
@@ -209,6 +211,7 @@ def parse_arguments(
         set_hub_token(training.hub_token)
         training.hub_token = None
     check_numbers(training)
+    refuse_split_launch(training, script)
     given = {flag.partition("=")[0][2:].replace("-", "_") for flag in flags if flag.startswith("--")}
     refuse_idle_flags(given, set(recipe), model.architecture)
     if "output_dir" not in given:

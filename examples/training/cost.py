@@ -4,7 +4,7 @@ import math
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,8 @@ class CostSetting:
         seed: Seed of weights and images.
         compile: Whether to compile the model.
         num_threads: CPU threads of the processes that measure memory; `None` is PyTorch's choice.
+        clock: `wall`, or `cpu`: the seconds that this process computed, summed over its threads. On a machine that
+            others share, only those tell what a model costs.
     """
 
     batch_size: int
@@ -45,6 +47,12 @@ class CostSetting:
     seed: int = 0
     compile: bool = False
     num_threads: int | None = None
+    clock: str = "wall"
+
+    @property
+    def read_clock(self) -> Callable[[], float]:
+        """What returns the seconds."""
+        return time.process_time if self.clock == "cpu" else time.perf_counter
 
 
 def check_device(device: str) -> None:
@@ -69,8 +77,24 @@ def make_inputs(model: PreTrainedModel, setting: CostSetting) -> dict[str, torch
     return inputs
 
 
-def make_step(build: Builder, mode: str, setting: CostSetting) -> Callable[[], None]:
-    """Prepare a model and return the function that runs it once: forward, backward and AdamW, or forward only."""
+def forget_compiled(setting: CostSetting) -> None:
+    """Forget earlier compiled models: they share their code, and after some of them torch compiles no more."""
+    if setting.compile:
+        torch.compiler.reset()
+
+
+def synchronize(device: str) -> None:
+    """Wait until a CUDA device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def make_step(build: Builder, mode: str, setting: CostSetting) -> Callable[..., None]:
+    """
+    Prepare a model and return the function that runs it once: forward, backward and AdamW, or forward only.
+
+    It takes a batch, or else its own, and does not wait for a CUDA device.
+    """
     torch.manual_seed(setting.seed)
     device = torch.device(setting.device)
     model = build().train(mode == TRAINING)
@@ -80,19 +104,17 @@ def make_step(build: Builder, mode: str, setting: CostSetting) -> Callable[[], N
         model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if mode == TRAINING else None
 
-    def step():
+    def step(batch: Mapping[str, torch.Tensor] = inputs) -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=setting.use_bf16):
             if optimizer is None:
                 with torch.inference_mode():
-                    model(**{name: value for name, value in inputs.items() if name != "labels"})
+                    model(**{name: value for name, value in batch.items() if name != "labels"})
             else:
-                loss = model(**inputs).loss
+                loss = model(**batch).loss
         if optimizer is not None:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
     return step
 
@@ -101,17 +123,20 @@ def time_rounds(
     builders: Mapping[str, Builder], mode: str, setting: CostSetting, num_rounds: int
 ) -> dict[str, list[float]]:
     """Run all models in turn, round by round, so that a machine that slows down slows all; return the seconds."""
+    forget_compiled(setting)
     steps = {name: make_step(build, mode, setting) for name, build in builders.items()}
     for step in steps.values():
         for _ in range(3):
             step()
+    synchronize(setting.device)
     seconds: dict[str, list[float]] = {name: [] for name in builders}
     for round_index in tqdm(range(num_rounds), desc=mode, unit="round", leave=False, disable=None):
         # The order alternates, because the first of a round finds other caches than the last.
         for name in builders if round_index % 2 else reversed(list(builders)):
-            start = time.perf_counter()
+            start = setting.read_clock()
             steps[name]()
-            seconds[name].append(time.perf_counter() - start)
+            synchronize(setting.device)
+            seconds[name].append(setting.read_clock() - start)
     return seconds
 
 
@@ -130,15 +155,21 @@ def start_peak_memory() -> int:
     return read_peak_memory()
 
 
+def measure_peak_cuda_memory(build: Builder, mode: str, setting: CostSetting) -> float:
+    """Peak memory of three steps on a CUDA device, in MiB, over what was held before."""
+    forget_compiled(setting)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(setting.device)
+    before = torch.cuda.memory_allocated(setting.device)
+    step = make_step(build, mode, setting)
+    for _ in range(3):
+        step()
+    return (torch.cuda.max_memory_allocated(setting.device) - before) / 2**20
+
+
 def send_peak_memory(build: Builder, mode: str, setting: CostSetting, connection) -> None:
     if setting.num_threads is not None:
         torch.set_num_threads(setting.num_threads)
-    if setting.device.startswith("cuda"):
-        step = make_step(build, mode, setting)
-        for _ in range(3):
-            step()
-        connection.send(torch.cuda.max_memory_allocated() / 2**20)
-        return
     before = start_peak_memory()
     step = make_step(build, mode, setting)
     for _ in range(3):
@@ -148,11 +179,13 @@ def send_peak_memory(build: Builder, mode: str, setting: CostSetting, connection
 
 def measure_peak_memory(build: Builder, mode: str, setting: CostSetting) -> float:
     """
-    Peak memory of three steps in a fresh process, in MiB, over what it held before it built the model.
+    Peak memory of three steps in MiB, over what was held before the model was built.
 
-    Call it before the first timing: a child process starts with the high-water mark of its parent. `build` must be
-    picklable.
+    On a CPU in a fresh process: call it before the first timing, since a child process starts with the high-water mark
+    of its parent, and with a picklable `build`.
     """
+    if setting.device.startswith("cuda"):
+        return measure_peak_cuda_memory(build, mode, setting)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=send_peak_memory, args=(build, mode, setting, sender))
@@ -165,6 +198,41 @@ def measure_peak_memory(build: Builder, mode: str, setting: CostSetting) -> floa
     finally:
         process.terminate()
         process.join()
+
+
+def count_kept_bytes(compute: Callable[[], torch.Tensor], left_out: Iterable[torch.Tensor]) -> int:
+    """Bytes that a computation keeps for its backward pass, each storage once, but for the tensors that are given."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = compute()
+    for tensor in left_out:
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    # Held until here, so that no storage is freed and taken for another one.
+    del result
+    return sum(kept.values())
+
+
+def measure_kept_memory(build: Builder, setting: CostSetting) -> float:
+    """Memory in MiB that the forward of a training step keeps for the backward: activations, without the weights."""
+    forget_compiled(setting)
+    torch.manual_seed(setting.seed)
+    device = torch.device(setting.device)
+    model: Any = build().train().to(device)  # type: ignore[arg-type]  # the annotation of transformers hides it
+    inputs = make_inputs(model, setting)
+    if setting.compile:
+        model.compile()
+
+    def compute() -> torch.Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=setting.use_bf16):
+            return model(**inputs).loss
+
+    return count_kept_bytes(compute, [*model.parameters(), *inputs.values()]) / 2**20
 
 
 def count_bag_flops(weight_shape, indices_shape, *args, out_shape=None, **kwargs) -> int:

@@ -13,8 +13,6 @@ from transformers import PreTrainedModel, ViTImageProcessorPil, is_torchvision_a
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from examples.data.arguments import DataArguments
-from examples.data.files import shorten
-from examples.data.loading import ImageData
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
 from modeling_ait.saving_ait import find_broken_weights
@@ -251,29 +249,6 @@ def load_checkpoint(
             reason = "its weights are a pickle that would execute code, which is refused. Save them as safetensors."
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {reason}") from error
     return model
-
-
-def find_indices(checkpoint: str, names: dict[int, str], data: ImageData) -> list[int]:
-    """
-    The checkpoint's index of each class of the data set, by name, or the same one where a checkpoint has no names.
-
-    Raises:
-        InputError: if they have other classes.
-    """
-    remedy = "evaluate it on the data set that it was trained on."
-    if len(names) != len(data.label_names):
-        raise InputError(
-            f"{checkpoint!r} has {len(names)} labels, but {data.name!r} has {len(data.label_names)} classes: {remedy}"
-        )
-    if all(name == f"LABEL_{index}" for index, name in names.items()):
-        return list(names)
-    index_of = {name: index for index, name in names.items()}
-    if strange := [name for name in data.label_names if name not in index_of]:
-        raise InputError(
-            f"{checkpoint!r} does not know the class {strange[0]!r} of {data.name!r}, but has {shorten([*index_of])}: "
-            f"{remedy}"
-        )
-    return [index_of[name] for name in data.label_names]
 
 
 def choose_class(name_or_path: str) -> type[AiTPreTrainedModel]:

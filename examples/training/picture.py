@@ -14,7 +14,7 @@ from examples.visualization.figure import Pictured, Portrait, draw_portrait, mea
 from examples.visualization.inputs import make_restore, open_classes, open_questions
 from examples.visualization.measure import get_encoder
 from examples.visualization.slots import read_memories
-from modeling_ait import AiTForImageClassification
+from modeling_ait.card_ait import CARD_FILE, is_users_card
 from modeling_ait.saving_ait import stage_files
 
 
@@ -79,7 +79,7 @@ def draw_run(
         portrait = measure_run(model, processor, data, training)
         with stage_files(output_dir) as staging:
             draw_portrait(portrait, Path(staging, FIGURE))
-            if isinstance(model, AiTForImageClassification):
+            if not is_users_card((output_dir / CARD_FILE).read_text(encoding="utf-8", errors="replace")):
                 results = read_json(output_dir / RESULTS_FILE)
                 write_model_card(model, data, results, training, Path(staging), has_figure=True)
     except Exception as error:

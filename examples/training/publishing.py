@@ -3,17 +3,46 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedModel, TrainingArguments
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from examples.data.catalog import find_benchmark
 from examples.data.loading import ImageData
 from examples.errors import InputError
-from examples.sharing import escape_markdown, push_files, quote_python, redact, show
+from examples.sharing import escape_markdown, push_files, quote_code, quote_python, redact, show
+from modeling_ait.card_ait import (
+    BASE_TASK,
+    CARD_FILE,
+    TASKS,
+    choose_card,
+    find_base_model,
+    is_hub_id,
+    is_users_card,
+    make_card,
+    make_card_data,
+    read_remote_card,
+    seal_card,
+)
+from modeling_ait.saving_ait import stage_files
 
 
 # The picture of the memories, in the folder of a run.
 FIGURE = "memory.png"
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
+
+
+def name_split(data: ImageData, arguments: dict[str, Any]) -> str:
+    """The split that was evaluated on, as a card names it."""
+    split = str(arguments.get("eval_split") or getattr(data.evaluation, "split", None) or "test")
+    return f"{split}, held-out part" if split == arguments.get("train_split") else split
+
+
+def describe_metrics(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The accuracies of a run as a model index has them: over all, and over each kind of question."""
+    metrics = [{"type": "accuracy", "name": "Accuracy", "value": results["accuracy"]}]
+    for group, value in results.get("accuracy_by_group", {}).items():
+        metrics.append({"type": "accuracy", "name": f"Accuracy, {show(group)}", "value": value})
+    return metrics
 
 
 def write_model_card(
@@ -26,44 +55,100 @@ def write_model_card(
 ) -> None:
     """Fill the template with what this run is, as the `README.md` of a folder, which may show a figure beside it."""
     name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
-    dataset = show(Path(data.name).name)
-    card_data = ModelCardData(
-        library_name="transformers",
-        license="apache-2.0",
-        pipeline_tag="image-classification",
-        tags=["ait", "associative-transformer", "image-classification", "vision", "custom_code"],
-        model_name=show(name),
-        # A folder of the user's own is no data set of the Hub.
-        datasets=[show(data.name)] if data.name.count("/") == 1 and not Path(data.name).exists() else None,
-        eval_results=None,
-    )
-    metadata = card_data.to_dict()
-    metadata["model-index"] = [
+    arguments = results["arguments"]
+    dataset, split = show(Path(data.name).name), show(name_split(data, arguments))
+    benchmark = find_benchmark(data.name)
+    # A folder of the user's own is no data set of the Hub.
+    hub_id = benchmark.hub_id if benchmark is not None else data.name if is_hub_id(data.name) else None
+    source = arguments.get("model_name_or_path")
+    card_data = make_card_data(
+        model, show(name), find_base_model(source), metrics=["accuracy"], datasets=[hub_id] if hub_id else None
+    ).to_dict()
+    task = card_data["pipeline_tag"]
+    config = {"config": show(arguments["dataset_config_name"])} if arguments.get("dataset_config_name") else {}
+    card_data["model-index"] = [
         {
             "name": show(name),
             "results": [
                 {
-                    "task": {"type": "image-classification", "name": "Image Classification"},
-                    "dataset": {"type": dataset, "name": dataset},
-                    "metrics": [{"type": "accuracy", "name": "Accuracy", "value": results["accuracy"]}],
+                    "task": {"type": task, "name": task.replace("-", " ").title()},
+                    "dataset": {"type": hub_id or dataset, "name": dataset, **config, "split": split},
+                    "metrics": describe_metrics(results),
                 }
             ],
         }
     ]
     card = ModelCard.from_template(
-        ModelCardData(**metadata),
+        ModelCardData(**card_data),
         template_path=str(CARD_TEMPLATE),
         title=escape_markdown(name),
         model_id=quote_python(name),
         dataset=escape_markdown(dataset),
+        split=escape_markdown(split),
+        source=None if source is None else quote_code(Path(source).name if not is_hub_id(source) else source),
+        takes_question=model.config.question_size is not None,
         label_names=", ".join(map(escape_markdown, data.label_names)),
         config=model.config,
         results=results,
-        arguments=results["arguments"],
+        arguments=arguments,
         figure=FIGURE if has_figure else None,
     )
-    card.content = redact(card.content)
-    card.save(folder / "README.md")
+    (folder / "README.md").write_text(seal_card(redact(str(card))), encoding="utf-8")
+
+
+def write_trainer_card(
+    trainer: Trainer,
+    finetuned_from: str | None = None,
+    tags: list[str] | str | None = None,
+    dataset: str | None = None,
+    dataset_tags: str | None = None,
+    **described: Any,
+) -> None:
+    """
+    Write the card of a model that a Trainer pushes, unless somebody wrote or changed the one that is there.
+
+    Args:
+        trainer: The Trainer, after its last evaluation.
+        finetuned_from: Id of the model that it started from; by default that which the model was loaded from.
+        tags: Tags beside those of the model.
+        dataset: Name of the data set.
+        dataset_tags: Its id on the Hub.
+        described: What a card of transformers' own has beside them; it is not used.
+    """
+    place = Path(str(trainer.args.output_dir), CARD_FILE)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    name = trainer.hub_model_id or place.parent.resolve().name
+    remote = (
+        read_remote_card(name, trainer.args.hub_token, trainer.args.hub_revision) if trainer.hub_model_id else None
+    )
+    local = place.read_text(encoding="utf-8") if place.exists() else None
+    if local is None or not is_users_card(local):
+        accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
+        data_name = dataset or dataset_tags or "unknown"
+        results = [
+            EvalResult(
+                task_type=TASKS.get(type(model).__name__, BASE_TASK)[0],
+                dataset_type=dataset_tags or data_name,
+                dataset_name=data_name,
+                dataset_split="evaluation",
+                metric_type="accuracy",
+                metric_name="Accuracy",
+                metric_value=accuracy,
+            )
+            for accuracy in accuracies[-1:]
+        ]
+        known = {"eval_results": results, "metrics": ["accuracy"]} if results else {}
+        base_model = finetuned_from or find_base_model(str(model.name_or_path))
+        local = make_card(model, name, base_model, datasets=[dataset_tags] if dataset_tags else None, **known)
+    # What stays as it is there is written here, because the whole folder is uploaded.
+    card = choose_card(local, remote, [tags] if isinstance(tags, str) else tags or [])
+    write_card(place, remote if card is None and remote is not None else card or local)
+
+
+def write_card(place: Path, text: str) -> None:
+    """Write a card in one step and without secrets."""
+    with stage_files(place.parent) as staging:
+        Path(staging, place.name).write_text(redact(text), encoding="utf-8")
 
 
 def push_folder(training: TrainingArguments) -> None:

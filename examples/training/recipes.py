@@ -16,6 +16,14 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 ENDINGS = (".yaml", ".yml")
 
 
+def find_recipe(name: str) -> str:
+    """The path of a recipe that is shipped under a name such as `digits`; any other text stays as it is."""
+    shipped = RECIPES / f"{name}.yaml"
+    if name.endswith(ENDINGS) or Path(name).name != name or not shipped.exists():
+        return name
+    return str(shipped.relative_to(Path.cwd()) if shipped.is_relative_to(Path.cwd()) else shipped)
+
+
 def read_recipe(path: str) -> dict[str, Any]:
     """Read a YAML recipe into a dictionary; a token of the Hub goes into the environment instead."""
     try:
@@ -94,18 +102,22 @@ def check_recipe(recipe: dict[str, Any], types: tuple[type, ...], where: str) ->
 
 def split_recipe(arguments: list[str]) -> tuple[str | None, list[str]]:
     """
-    Take the recipe off the front of a command line.
+    Take the recipe off the front of a command line, a path or the name of a shipped one.
 
     Raises:
         InputError: for two recipes, or one that does not stand first.
     """
+    if arguments and not arguments[0].startswith("-"):
+        arguments = [*map(find_recipe, arguments[:2]), *arguments[2:]]
     names = [argument for argument in arguments if argument.endswith(ENDINGS) and not argument.startswith("-")]
     if len(arguments) > 1 and arguments[0] in names and arguments[1] in names:
         raise InputError(f"One recipe at a time, but got {arguments[0]!r} and {arguments[1]!r}.")
     if arguments and arguments[0] in names:
         return arguments[0], arguments[1:]
     if arguments and not arguments[0].startswith("-"):
-        shipped = RECIPES / f"{arguments[0]}.yaml"
-        hint = f" Did you mean examples/recipes/{shipped.name}?" if shipped.exists() else ""
-        raise InputError(f"{arguments[0]!r} is neither a flag nor a recipe, which ends in .yaml.{hint}")
+        hint = suggest(arguments[0], sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise InputError(
+            f"{arguments[0]!r} is neither a flag nor a recipe: a file that ends in .yaml, or the name of a shipped "
+            f"one.{hint}"
+        )
     return None, arguments

@@ -18,9 +18,10 @@ from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
-from examples.sharing import join_command, redact
+from examples.sharing import join_call, redact
 from examples.training.publishing import FIGURE, write_model_card
-from modeling_ait import AiTForImageClassification, __version__
+from modeling_ait import AiTForImageClassification, AiTPreTrainedModel, __version__
+from modeling_ait.card_ait import CARD_FILE, is_users_card
 from modeling_ait.saving_ait import stage_files
 
 
@@ -43,7 +44,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def describe_command(module: str) -> str:
     """The command line of this run, for its results; secrets are left out."""
-    return join_command(["python", "-m", module, *sys.argv[1:]])
+    return join_call(module, sys.argv[1:])
 
 
 def read_versions() -> dict[str, str]:
@@ -87,6 +88,15 @@ def describe_accuracy(results: dict[str, Any]) -> str:
     return f"Accuracy on {asked}{results['num_eval_samples']} held-out images: {100 * results['accuracy']:.2f} %"
 
 
+def keeps_card(output_dir: Path) -> bool:
+    """Whether the card of a folder was written or changed by hand, and say so."""
+    card = output_dir / CARD_FILE
+    if not card.exists() or not is_users_card(card.read_text(encoding="utf-8", errors="replace")):
+        return False
+    print(f"The model card {card} was changed by hand and stays as it is.")
+    return True
+
+
 def report_run(
     save: Callable[[str], None],
     model: PreTrainedModel,
@@ -123,12 +133,13 @@ def report_run(
         **metrics,
         "seed": training.seed,
         **describe_setting("training", command, [training.seed], training.use_cpu),
+        "world_size": training.world_size,
         "arguments": arguments,
         "num_parameters": count_parameters(model),
         "num_train_samples": len(data.train),
         "num_eval_samples": len(data.evaluation),
     }
-    is_classifier = isinstance(model, AiTForImageClassification)
+    is_classifier, is_ait = isinstance(model, AiTForImageClassification), isinstance(model, AiTPreTrainedModel)
     with stage_files(output_dir) as staging:
         save(staging)
         if training.process_index == 0:
@@ -136,13 +147,13 @@ def report_run(
             image = decode_image(sample[data.image_column], "row 0 of the evaluation split").convert("RGB")
             image.save(Path(staging, EXAMPLE_IMAGE))
             processor.save_pretrained(staging)
-            if is_classifier:
+            if is_ait and not keeps_card(output_dir):
                 write_model_card(model, data, results, training, Path(staging))
             # Moved after all others, by its name, it says that they are complete.
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:
         return
-    if not is_classifier:
+    if not is_ait and not keeps_card(output_dir):
         # Of a model that stood here before.
         (output_dir / "README.md").unlink(missing_ok=True)
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)

@@ -32,6 +32,7 @@ from examples.training.checkpoints import (
 from examples.training.memory_use import MEASURED, MemoryMeter
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, show_progress
+from examples.training.publishing import write_trainer_card
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -151,6 +152,10 @@ class AiTTrainer(Trainer):
             seal_checkpoint(folder)
             best = self.state.best_model_checkpoint
             drop_old_checkpoints(folder.parent, self.checkpoint_limit, self.state.global_step, best)
+
+    def create_model_card(self, **described):
+        if self.is_world_process_zero():
+            write_trainer_card(self, **described)
 
     def log(self, logs, start_time=None):
         if "loss" in logs:

@@ -14,7 +14,7 @@ from examples.data.loading import load_image_data
 from examples.errors import InputError
 from examples.evaluate_batches import BatchArguments, evaluate_checkpoint, main, predict, summarize
 from examples.training import loading
-from examples.training.loading import find_indices
+from examples.training.evaluation import find_indices
 from modeling_ait import AiTForImageClassification
 
 

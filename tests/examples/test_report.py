@@ -51,15 +51,20 @@ def test_costs_of_the_readme_are_measured():
 
 
 def test_report_has_a_row_for_each_model_of_a_benchmark_but_the_vit(write_results):
-    cost = {"time_ratio": 1.5, "time_ratio_quartiles": [1.25, 1.75], "memory_ratio": 1.125}
+    cost = {"time_ratio": 1.5, "time_ratio_quartiles": [1.25, 1.75], "tokens_per_second": 1234.5}
+    cost |= {"memory_ratio": 1.125, "kept_memory_ratio": 1.375}
     modes = {mode: {"ait": cost, "vit": cost} for mode in ("training", "inference")}
+    del modes["inference"]["ait"]["kept_memory_ratio"]
     shapes = {"width_64": {"num_parameters": {"ait": 3, "vit": 2}, **modes}}
     write = {"width": 8, "num_tokens": 4096, "microseconds_per_token": 2.5, "kept_memory_mib": 5.25}
     write["microseconds_per_token_quartiles"] = [2.0, 3.0]
-    text = write_results([], "benchmark", shapes=shapes, write=[write])
-    assert "| width_64 | ait | 1.50 (1.25 to 1.75) | 1.12 | 1.50 (1.25 to 1.75) | 1.12 |" in text
+    setting = {"clock": "cpu", "device": "cpu"}
+    text = write_results([], "benchmark", shapes=shapes, write=[write], setting=setting)
+    assert "| width_64 | ait | inference | 1.50 (1.25 to 1.75) | 1,234 | 1.12 |  |" in text
     assert "| width_64 | vit |" not in text
     assert "| 4,096 | 2.50 (2.00 to 3.00) | 5.2 |" in text
+    assert "Not run on a GPU." in text
+    assert "![Chart of the benchmark](examples/results/made.png)" in text
 
 
 def test_fine_tuning_comparison_is_measured():

@@ -101,6 +101,7 @@ class HubServer(ThreadingHTTPServer):
     Attributes:
         repositories: Every repository by its id, private ones included.
         broken_path: Requests whose path matches it are answered with the status 500.
+        num_broken: How many more such requests are; `None` is all.
     """
 
     daemon_threads = True
@@ -111,6 +112,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.broken_path: re.Pattern | None = None
+        self.num_broken: int | None = None
         self.lock = threading.Lock()
 
     def __enter__(self) -> "HubServer":
@@ -159,7 +161,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.body = self.read_body()
         self.query = parse_qs(url.query)
         try:
-            if self.server.broken_path is not None and self.server.broken_path.search(url.path):
+            if self.is_broken(url.path):
                 raise HubError(500, "This request was told to fail.")
             for method, pattern, handler in ROUTES:
                 match = pattern.fullmatch(url.path)
@@ -174,6 +176,14 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         else:
             if answer is not None:
                 self.answer(json.dumps(answer).encode(), **{"Content-Type": "application/json"})
+
+    def is_broken(self, path: str) -> bool:
+        """Whether this request was told to fail."""
+        if self.server.broken_path is None or not self.server.broken_path.search(path) or self.server.num_broken == 0:
+            return False
+        if self.server.num_broken is not None:
+            self.server.num_broken -= 1
+        return True
 
     def do_GET(self):
         self.handle_request()
@@ -216,6 +226,12 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         if not self.is_authorized:
             raise HubError(401, "Invalid username or password.")
 
+    def require_owner(self, repo_id: str):
+        """What belongs to others can be read with the token, and not written."""
+        self.require_token()
+        if not repo_id.startswith(f"{USER}/"):
+            raise HubError(403, f"You don't have the rights to write to {repo_id}.")
+
     def get_repository(self, repo_id: str) -> Repository:
         repository = self.server.repositories.get(repo_id)
         if repository is None or (repository.is_private and not self.is_authorized):
@@ -239,6 +255,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.require_token()
         request = json.loads(self.body)
         repo_id = f"{request.get('organization') or USER}/{request['name']}"
+        self.require_owner(repo_id)
         if repo_id in self.server.repositories:
             # The client reads the address from the refusal as well.
             self.answer(json.dumps({"url": f"{self.server.endpoint}/{repo_id}"}).encode(), 409)
@@ -264,7 +281,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 
     @route("POST", "/api/{kind}/{repo}/preupload/{revision}")
     def choose_upload_modes(self, repo_id: str, revision: str):
-        self.require_token()
+        self.require_owner(repo_id)
         _, files = self.get_commit(repo_id, revision)
         answer = []
         for item in json.loads(self.body)["files"]:
@@ -305,7 +322,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 
     @route("POST", "/api/{kind}/{repo}/commit/{revision}")
     def store_commit(self, repo_id: str, revision: str):
-        self.require_token()
+        self.require_owner(repo_id)
         repository = self.get_repository(repo_id)
         files = dict(self.get_commit(repo_id, revision)[1])
         title = ""

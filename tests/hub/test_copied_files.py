@@ -13,7 +13,7 @@ import modeling_ait
 FOLDER = Path(modeling_ait.__file__).parent
 MODULES = sorted(path for path in FOLDER.rglob("*.py") if path.name != "__init__.py")
 # Anything else would become a requirement of everyone who loads the model.
-THIRD_PARTY = {"torch", "transformers", "huggingface_hub", "numpy"}
+THIRD_PARTY = {"torch", "transformers", "huggingface_hub", "numpy", "safetensors"}
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 
 

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from transformers import ViTConfig, ViTForImageClassification
 
 import modeling_ait
+from modeling_ait.card_ait import is_users_card
 
 from .loading import load_elsewhere
 from .server import TOKEN
@@ -66,7 +67,15 @@ def test_training_script_pushes_the_finished_folder(hub, run_python, tmp_path, s
     for name in expected:
         assert files[name] == (tmp_path / "run" / name).read_bytes(), name
     card = ModelCard(files["README.md"].decode())
-    assert card.data.eval_results[0].metric_value == json.loads(files["results.json"])["accuracy"]
+    (result,) = card.data.eval_results
+    assert result.metric_value == json.loads(files["results.json"])["accuracy"]
+    assert (result.dataset_name, result.dataset_split, result.task_type) == ("digits", "test", "image-classification")
+    assert (card.data.license, card.data.pipeline_tag, card.data.metrics) == (
+        "apache-2.0",
+        result.task_type,
+        ["accuracy"],
+    )
+    assert not is_users_card(files["README.md"].decode())
     assert repository in card.text
 
 
@@ -76,7 +85,7 @@ def test_failing_push_of_a_run_keeps_the_folder(run_python, tmp_path):
     result = run_python(RUN, "examples.image_classification", *arguments, has_package=True)
     assert result.returncode != 0
     assert "InputError: The run is finished in" in result.stderr
-    assert "could not be pushed to 'user/nowhere'" in result.stderr
+    assert "could not be pushed to 'user/nowhere'. The Hub cannot be reached" in result.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 2
     assert (tmp_path / "run" / "model.safetensors").exists()
 

@@ -4,7 +4,7 @@ import pytest
 
 from examples.errors import InputError
 from examples.training.arguments import parse_arguments
-from examples.training.recipes import split_recipe
+from examples.training.recipes import RECIPES, find_recipe, read_recipe, split_recipe
 
 
 def parse(tmp_path, text, *flags):
@@ -56,8 +56,22 @@ def test_recipe_stands_first():
     assert split_recipe(["--seed", "1"]) == (None, ["--seed", "1"])
     with pytest.raises(InputError, match=r"One recipe at a time, but got 'a.yaml' and 'b.yml'"):
         split_recipe(["a.yaml", "b.yml"])
-    with pytest.raises(InputError, match=r"'digits' is neither a flag nor a recipe.*Did you mean examples"):
-        split_recipe(["digits"])
+    with pytest.raises(InputError, match=r"'digit' is neither a flag nor a recipe.*Did you mean 'digits'"):
+        split_recipe(["digit"])
+
+
+def test_shipped_recipe_goes_by_its_name(tmp_path, monkeypatch):
+    path, flags = split_recipe(["digits", "--dataset_name", "digits"])
+    assert read_recipe(path)["dataset_name"] == "digits" and flags == ["--dataset_name", "digits"]
+    assert split_recipe(["--dataset_name", "digits"]) == (None, ["--dataset_name", "digits"])
+    with pytest.raises(InputError, match="One recipe at a time"):
+        split_recipe(["digits", "triangle_cpu"])
+    monkeypatch.chdir(RECIPES.parents[1])
+    assert find_recipe("digits") == "examples/recipes/digits.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("digits") == str(RECIPES / "digits.yaml")
+    for name in ("digits.yaml", "../recipes/digits", "nowhere", ""):
+        assert find_recipe(name) == name
 
 
 @pytest.mark.parametrize(

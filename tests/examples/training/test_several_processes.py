@@ -83,6 +83,7 @@ def test_all_processes_go_on_from_the_checkpoint_and_stop_where_nothing_is_to_do
     assert "checkpoint-4 is passed over" in printed[0]
     assert read_results(folder)["resumed_from_step"] == 2
     assert_same_weights(folder, whole)
+    assert read_results(folder)["world_size"] == 2
 
     codes, printed = run_on_two(loop, folder)
     assert codes == [0, 0] and "holds this run, finished" in printed[0] and "finished" not in printed[1]

@@ -1,0 +1,1 @@
+"""What `examples.benchmark` measures, and how it shows it."""

@@ -1,0 +1,163 @@
+"""Evaluating a finished checkpoint: the data that it was evaluated on, its logits, and accuracies."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from examples.data.arguments import DataArguments
+from examples.data.files import shorten
+from examples.data.images import ImageClassificationDataset, ImagePixelsDataset
+from examples.data.loading import ImageData, load_image_data
+from examples.data.questions import GroupedQuestionsDataset, QuestionsDataset, load_questions
+from examples.data.sort_of_clevr import QUESTION_TYPES
+from examples.errors import InputError
+from examples.training.loading import load_checkpoint, load_image_processor, read_saved_json
+from examples.training.metrics import score_groups
+from examples.training.recipes import check_recipe
+from examples.training.results import RESULTS_FILE
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
+
+
+# What decides which samples are evaluated, of the arguments that a run records.
+RECORDED_FIELDS = (
+    *("dataset_name", "dataset_config_name", "generator_seed", "generator_train_size", "generator_test_size"),
+    *("question_types", "group_questions", "image_column", "label_column", "train_split", "eval_split"),
+    *("eval_fraction", "max_eval_samples", "skip_bad_images"),
+)
+
+
+@dataclass
+class Evaluation:
+    """What was measured: samples are images, or questions about them."""
+
+    accuracy: float
+    num_images: int
+    num_samples: int
+    accuracy_by_group: dict[str, float] | None = None
+
+
+def find_indices(checkpoint: str, names: Mapping[Any, str], data: ImageData) -> list[int]:
+    """
+    The checkpoint's index of each class of the data set, by name, or the same one where a checkpoint has no names.
+
+    Raises:
+        InputError: if they have other classes.
+    """
+    remedy = "evaluate it on the data set that it was trained on."
+    if len(names) != len(data.label_names):
+        raise InputError(
+            f"{checkpoint!r} has {len(names)} labels, but {data.name!r} has {len(data.label_names)} classes: {remedy}"
+        )
+    if all(name == f"LABEL_{index}" for index, name in names.items()):
+        return list(names)
+    index_of = {name: index for index, name in names.items()}
+    if strange := [name for name in data.label_names if name not in index_of]:
+        raise InputError(
+            f"{checkpoint!r} does not know the class {strange[0]!r} of {data.name!r}, but has {shorten([*index_of])}: "
+            f"{remedy}"
+        )
+    return [index_of[name] for name in data.label_names]
+
+
+def read_record(checkpoint: str) -> dict[str, Any]:
+    """
+    Read what a run of the training scripts has recorded beside its checkpoint; empty if there is nothing.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        record = read_saved_json(checkpoint, RESULTS_FILE) or {}
+    except OSError:
+        # Whether the checkpoint is there at all is said when it is loaded.
+        return {}
+    return record if isinstance(record.get("arguments"), dict) else {}
+
+
+def choose_data(record: dict[str, Any], given: dict[str, Any]) -> DataArguments:
+    """
+    The data that a run was evaluated on, with whatever is given in its place; of other data nothing is recorded.
+
+    Args:
+        record: What the run has recorded, see `read_record`.
+        given: Fields of `DataArguments` that were given.
+
+    Raises:
+        InputError: if neither names a data set, or what is recorded is of another type.
+    """
+    arguments = record.get("arguments", {})
+    recorded = {name: arguments[name] for name in RECORDED_FIELDS if arguments.get(name) is not None}
+    if given.get("dataset_name", recorded.get("dataset_name")) != recorded.get("dataset_name"):
+        recorded = {}
+    if "eval_split" in given:
+        # A held-out part is one of another split.
+        recorded.pop("eval_fraction", None)
+    check_recipe(recorded, (DataArguments,), f"What {RESULTS_FILE} records")
+    chosen = {**recorded, **given}
+    if "dataset_name" not in chosen:
+        raise InputError(f"The checkpoint has no {RESULTS_FILE} that names its data: give `--dataset_name`.")
+    return DataArguments(**chosen)
+
+
+def is_recorded_data(record: dict[str, Any], data: DataArguments) -> bool:
+    """Whether the data are those that the run has recorded its accuracy on."""
+    arguments = record.get("arguments", {})
+    defaults = {field.name: field.default for field in dataclasses.fields(DataArguments)}
+    # All questions of an image at once or one by one are the same questions.
+    names = [name for name in RECORDED_FIELDS if name != "group_questions"]
+    return bool(record) and all(arguments.get(name, defaults[name]) == getattr(data, name) for name in names)
+
+
+def predict_logits(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> torch.Tensor:
+    """Logits of all samples in their order, (num_samples, num_labels), float32 on the CPU."""
+    device, parts = next(model.parameters()).device, []
+    loader: DataLoader = DataLoader(dataset, batch_size=batch_size)
+    for batch in tqdm(loader, unit="batch", leave=False, disable=None):
+        inputs = {name: values.to(device) for name, values in batch.items() if name != "labels"}
+        with torch.inference_mode():
+            logits = model(**inputs).logits
+        parts.append(logits.float().cpu().flatten(0, -2))
+    return torch.cat(parts)
+
+
+def evaluate_checkpoint(checkpoint: str, arguments: DataArguments, batch_size: int, device: str) -> Evaluation:
+    """
+    Evaluate a checkpoint of either head on the data's evaluation split.
+
+    Args:
+        checkpoint: Folder or Hub id.
+        arguments: The data.
+        batch_size: Samples in a batch; no prediction depends on it, but for the last bits of its logits.
+        device: Where the model runs.
+
+    Raises:
+        InputError: if the checkpoint or the data cannot be loaded, or do not fit each other.
+    """
+    takes_question = (read_saved_json(checkpoint, "config.json") or {}).get("question_size") is not None
+    model_class = AiTForRelationalReasoning if takes_question else AiTForImageClassification
+    model = load_checkpoint(checkpoint, model_class, is_classifier_new=False).eval().to(device)
+    config: AiTConfig = model.config
+    data = load_questions(arguments) if takes_question else load_image_data(arguments)
+    indices = np.array(find_indices(checkpoint, config.id2label or {}, data))
+    processor = load_image_processor(checkpoint, config, arguments, is_resized=False)
+    pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=takes_question)
+    num_images = len(data.evaluation)
+    if not takes_question:
+        labels = data.evaluation[data.label_column][:]
+        logits = predict_logits(model, ImageClassificationDataset(pixels, labels), batch_size)
+        is_right = logits.argmax(dim=-1).numpy() == indices[labels]
+        return Evaluation(float(is_right.mean()), num_images, len(labels))
+    kind = GroupedQuestionsDataset if arguments.group_questions else QuestionsDataset
+    questions = kind(data.evaluation, pixels, arguments.question_types or list(QUESTION_TYPES))
+    predictions = predict_logits(model, questions, batch_size).argmax(dim=-1).numpy()
+    # From the checkpoint's index of an answer to the data set's.
+    answers = np.argsort(indices)[predictions]
+    groups = score_groups(answers, questions)
+    return Evaluation(float((answers == questions.answers).mean()), num_images, len(answers), groups)

@@ -1,0 +1,153 @@
+"""Evaluating a checkpoint: on its own data the recorded accuracy comes out, on others it is not compared."""
+
+import json
+
+import pytest
+import torch
+
+from examples import evaluate, image_classification, relational_reasoning
+from examples.data.arguments import DataArguments
+from examples.errors import InputError
+from examples.training.evaluation import choose_data, is_recorded_data
+from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning
+from tests.examples.conftest import make_tiny_flags
+from tests.examples.helpers import read_results
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A tiny run on part of the digits."""
+    folder = tmp_path_factory.mktemp("evaluate") / "digits"
+    image_classification.main(make_tiny_flags(folder, max_steps=8, learning_rate=0.01))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """A tiny run on Sort-of-CLEVR."""
+    folder = tmp_path_factory.mktemp("evaluate") / "questions"
+    flags = make_tiny_flags(
+        folder,
+        {"image_size": 75, "patch_size": 25},
+        dataset_name="sort_of_clevr",
+        dataset_config_name="fixed",
+        generator_train_size=8,
+        generator_test_size=6,
+        crop_padding=None,
+        max_train_samples=None,
+        max_eval_samples=5,
+        max_steps=4,
+    )
+    relational_reasoning.main([*flags, "--question_types", "binary", "ternary"])
+    return folder
+
+
+def test_recorded_accuracy_of_images_comes_out_again(digits, tmp_path, capsys):
+    recorded = read_results(digits)
+    evaluate.main([str(digits), "--device", "cpu", "--max_difference", "0", "--output", str(tmp_path / "out.json")])
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["accuracy"] == recorded["accuracy"]
+    assert results["num_samples"] == results["num_images"] == 51
+    assert results["points_above_recorded"] == {"all": 0.0} and results["kind"] == "evaluation"
+    percent = f"{100 * recorded['accuracy']:.2f} %"
+    assert f"Accuracy on 51 images: {percent} (recorded {percent})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("grouped", ["True", "False"])
+def test_recorded_accuracies_of_questions_come_out_again(questions, grouped, tmp_path, capsys):
+    recorded, output = read_results(questions), tmp_path / "out.json"
+    evaluate.main([str(questions), "--group_questions", grouped, "--output", str(output), "--max_difference", "0"])
+    results = json.loads(output.read_text())
+    assert results["accuracy_by_group"] == recorded["accuracy_by_group"]
+    assert {"binary", "ternary", "relational"} <= results["accuracy_by_group"].keys()
+    assert results["num_images"] == 5 and results["num_samples"] == recorded["num_eval_questions"]
+    printed = capsys.readouterr().out
+    assert f"questions about 5 images: {100 * recorded['accuracy']:.2f} %" in printed
+    assert f"  ternary: {100 * recorded['accuracy_by_group']['ternary']:.2f} % (recorded" in printed
+
+
+def test_other_data_are_not_compared(digits, capsys):
+    evaluate.main([str(digits), "--max_eval_samples", "20"])
+    printed = capsys.readouterr().out
+    assert "Accuracy on 20 images" in printed and "recorded " not in printed.replace("a recorded accuracy", "")
+    assert "it is of other data" in printed
+    with pytest.raises(InputError, match="`--max_difference` needs a recorded accuracy"):
+        evaluate.main([str(digits), "--max_eval_samples", "20", "--max_difference", "0"])
+
+
+@pytest.mark.parametrize(
+    ("run", "model_class"), [("digits", AiTForImageClassification), ("questions", AiTForRelationalReasoning)]
+)
+def test_labels_in_another_order_are_told_apart_by_name(run, model_class, request, tmp_path):
+    folder = request.getfixturevalue(run)
+    model = model_class.from_pretrained(folder)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight[order])
+        model.classifier.bias.copy_(model.classifier.bias[order])
+    model.config.id2label = {index: model.config.id2label[old] for index, old in enumerate(order.tolist())}
+    model.save_pretrained(tmp_path)
+    for file in ("preprocessor_config.json", "results.json"):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    evaluate.main([str(tmp_path), "--max_difference", "0"])
+
+
+def test_held_out_part_is_the_same_again(image_folder, tmp_path):
+    flags = make_tiny_flags(tmp_path / "run", dataset_name=image_folder / "train", max_eval_samples=None)
+    image_classification.main([*flags, "--eval_fraction", "0.4"])
+    evaluate.main([str(tmp_path / "run"), "--max_difference", "0", "--output", str(tmp_path / "out.json")])
+    assert json.loads((tmp_path / "out.json").read_text())["data"]["eval_fraction"] == 0.4
+
+
+def test_wrong_record_is_noticed(digits, tmp_path):
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((digits / name).read_bytes())
+    record = read_results(digits)
+    (tmp_path / "results.json").write_text(json.dumps({**record, "accuracy": record["accuracy"] + 0.01}))
+    evaluate.main([str(tmp_path)])
+    evaluate.main([str(tmp_path), "--max_difference", "1.5"])
+    with pytest.raises(InputError, match=r"The accuracy \(all\) is -1.00 points from the recorded one"):
+        evaluate.main([str(tmp_path), "--max_difference", "0.5"])
+
+
+RECORD = {
+    "arguments": {"dataset_name": "digits", "eval_fraction": 0.3, "max_eval_samples": 9, "allow_outside_files": True}
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"dataset_name": "digits", "eval_fraction": 0.3, "max_eval_samples": 9}),
+        ({"max_eval_samples": 4}, {"dataset_name": "digits", "eval_fraction": 0.3, "max_eval_samples": 4}),
+        ({"dataset_name": "other"}, {"dataset_name": "other"}),
+        ({"eval_split": "train"}, {"dataset_name": "digits", "eval_split": "train", "max_eval_samples": 9}),
+    ],
+)
+def test_data_are_those_of_the_record_until_others_are_named(given, expected):
+    data = choose_data(RECORD, given)
+    # What a checkpoint records opens no files outside a data folder.
+    assert data == DataArguments(**expected)
+    assert is_recorded_data(RECORD, data) == (not given)
+
+
+def test_mistakes_are_said_in_one_line(digits, tmp_path):
+    sizes = ["--generator_train_size", "4", "--generator_test_size", "4"]
+    for flags, message in (
+        ([], "Name a checkpoint first"),
+        (["nowhere"], "The checkpoint 'nowhere' cannot be loaded|is no checkpoint"),
+        ([str(digits), "--split", "test", "--eval_split", "test"], "are the same"),
+        ([str(digits), "--batch_size", "0"], "`--batch_size` must be at least 1, but got 0"),
+        ([str(digits), "--device", "nowhere"], "There is no device 'nowhere'"),
+        ([str(digits), "--crop_padding", "2"], "for training images alone"),
+        ([str(digits), "--dataset_name", "triangle", *sizes], "has 10 labels, but 'triangle'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate.main(flags)
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((digits / name).read_bytes())
+    with pytest.raises(InputError, match=r"has no results.json that names its data: give `--dataset_name`"):
+        evaluate.main([str(tmp_path)])
+    (tmp_path / "results.json").write_text(json.dumps({"arguments": {"dataset_name": ["digits"]}}))
+    with pytest.raises(InputError, match=r"What results.json records has `dataset_name` \['digits'\]"):
+        evaluate.main([str(tmp_path)])
