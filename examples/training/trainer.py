@@ -29,7 +29,7 @@ from examples.training.checkpoints import (
     find_best,
     seal_checkpoint,
 )
-from examples.training.memory_use import MEASURED, MemoryMeter
+from examples.training.memory_use import MemoryMeter, collect_history
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, show_progress
 from examples.training.publishing import write_trainer_card
@@ -219,16 +219,6 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
     training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
-
-
-def collect_history(state: TrainerState) -> list[dict[str, float]]:
-    """The losses and evaluations that were logged."""
-    evaluated = [f"eval_{name}" for name in ("loss", "accuracy", *MEASURED)]
-    return [
-        {name: entry[name] for name in ("epoch", "step", "loss", *evaluated) if name in entry}
-        for entry in state.log_history
-        if "loss" in entry or "eval_loss" in entry
-    ]
 
 
 def train(
