@@ -13,10 +13,17 @@ setup: $(VENV)/.installed  ## Create the virtual environment (reused afterwards)
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.trains
+
+# Without the tools of development, and without bytecode of the many files that no training imports.
+$(VENV)/.trains: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[examples]'
 	touch $@
 
-train: setup  ## Train AiT on scikit-learn's handwritten digits, no download (minutes on 2 CPU cores)
+train: $(VENV)/.trains  ## Train AiT on scikit-learn's handwritten digits, no download (minutes on 2 CPU cores)
 	$(BIN)/python -m examples.image_classification examples/recipes/digits.yaml
 
 test: setup  ## Run the test suite

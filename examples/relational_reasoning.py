@@ -22,8 +22,11 @@ def choose_types(arguments: DataArguments) -> list[str]:
     types = arguments.question_types or list(QUESTION_TYPES)
     if unknown := sorted(set(types) - set(QUESTION_TYPES)):
         raise InputError(f"There is no question type {unknown[0]!r}. Known types: {', '.join(QUESTION_TYPES)}.")
-    if arguments.horizontal_flip or arguments.crop_padding:
-        raise InputError("Flipped or cropped images have other answers: set no `horizontal_flip` or `crop_padding`.")
+    for name in ("horizontal_flip", "crop_padding", "auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha"):
+        if getattr(arguments, name):
+            raise InputError(
+                f"Changed images have other answers: leave out `--{name}`, or take `--augment_questions`."
+            )
     return types
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "examples" / "results"
 REPORT = REPOSITORY / "RESULTS.md"
-KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "training")
+KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "online adaptation", "scaling", "training")
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -51,7 +51,20 @@ def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
                 values = [100 * run["accuracy"] for key, run in result["runs"].items() if key.startswith(model)]
                 lines.append(f"- {model}: {describe(values)} %, {len(values)} seeds")
             lines += ["", *write_origin(result)]
+        elif result["kind"] == "scaling":
+            lines += ["## What the exchange between processes costs", "", *write_scaling(result, name)]
+            lines += ["", *write_origin(result)]
     return lines
+
+
+def write_scaling(result: dict[str, Any], name: str) -> list[str]:
+    """Measured steps on local processes; what is computed for more stands in docs/several_processes.md."""
+    lines = ["Median time of a training step, CPU, processes of one machine, each with images of its own:", ""]
+    lines += ["| processes | one bottleneck | one for each process |", "|---|---|---|"]
+    seconds = {(row["num_processes"], row["synchronize_memory"]): row["step_seconds"] for row in result["measured"]}
+    for number in sorted({number for number, _ in seconds}):
+        lines.append(f"| {number} | {1000 * seconds[number, True]:.0f} ms | {1000 * seconds[number, False]:.0f} ms |")
+    return [*lines, "", f"![Time of a step, and the exchange computed](examples/results/{name}.png)"]
 
 
 def find_chance(groups: dict[str, "Runs"], title: str) -> float:

@@ -227,10 +227,13 @@ def main(argv: list[str] | None = None) -> None:
             print(
                 f"computed: {row['num_processes']} processes, {row['link']}: exchange {share:.1f} % of the computation"
             )
-    results = {"arguments": vars(arguments), "simulated": SIMULATED, "measured": measured, "computed": computed}
     if output is not None:
-        from examples.training.results import write_json
+        # Late, like all that imports torch.
+        from examples.training.results import describe_command, describe_setting, write_json
 
+        head = describe_setting("scaling", describe_command("examples.scaling"), [0], use_cpu=True)
+        results = {**head, "images_per_process": arguments.images_per_process, "num_steps": arguments.num_steps}
+        results |= {"simulated": SIMULATED, "measured": measured, "computed": computed}
         write_json(output, results)
         draw(results, output.with_suffix(".png"))
 

@@ -169,6 +169,7 @@ class AiTConfig(AiTSavedConfig):
         "hidden_states",
         "attentions",
         "balance_loss",
+        "memory_written",
         "retrieval_attentions",
         "write_attentions",
         "energies",

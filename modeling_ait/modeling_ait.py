@@ -17,9 +17,10 @@ from .configuration_ait import AiTConfig
 from .distributed_ait import average_over_processes, count_processes
 from .embeddings_ait import AiTEmbeddings, make_sinusoidal_positions, pool_tokens
 from .inputs_ait import check_flags, check_images, check_labels
+from .memory_ait import AiTMemory, AiTMemoryMixin, make_initial_memory
 from .outputs_ait import AiTClassifierOutput, AiTKwargs, AiTModelOutput, expand_output_workspace
 from .saving_ait import AiTSavedModel
-from .workspace_ait import AiTMemory, AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace, make_initial_memory
+from .workspace_ait import AiTMemoryRetrieval, AiTMemoryWrite, AiTWorkspace
 
 
 logger = logging.get_logger(__name__)
@@ -90,8 +91,8 @@ class AiTLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(update), memory, balance_loss
 
 
-class AiTPreTrainedModel(AiTSavedModel):
-    """Weight initialisation, abilities and the reset of the memories that all AiT models share."""
+class AiTPreTrainedModel(AiTMemoryMixin, AiTSavedModel):
+    """Weight initialisation, abilities and the handling of the memories that all AiT models share."""
 
     config: AiTConfig
     config_class = AiTConfig
@@ -160,11 +161,6 @@ class AiTPreTrainedModel(AiTSavedModel):
         ait.embeddings.resize_positions(resized.image_shape)
         self.config.image_size = image_size
 
-    def reset_memories(self) -> None:
-        """Set the memory of every layer back to its initial value: the noise of a model that was never trained."""
-        ait: AiTModel = self.base_model  # type: ignore[assignment]  # the library knows a `PreTrainedModel` only
-        ait.memory.reset()
-
 
 class AiTModel(AiTPreTrainedModel):
     r"""
@@ -228,8 +224,9 @@ class AiTModel(AiTPreTrainedModel):
                 Whether to write the batch into the memories before reading them. By default training does, unless the
                 config's `update_memory` says no or all parameters of the workspace are frozen. When written, all
                 samples of the batch compete, so an output depends on the other samples, and the memory buffers change
-                once, at the end, unless a new value is not finite. `True` in evaluation mode is the official code's
-                behaviour (online adaptation); `False` in training mode keeps the memories fixed.
+                once, at the end, unless a new value is not finite; the output's `memory_written` tells. `True` in
+                evaluation mode is the official code's behaviour (online adaptation); `False` in training mode keeps
+                the memories fixed.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Whether to take images of any multiple of the patch size, with positions interpolated as in ViT.
             output_workspace (`bool`, *optional*):
@@ -268,11 +265,11 @@ class AiTModel(AiTPreTrainedModel):
             )
             balance_losses.append(balance_loss)
 
-        total_balance_loss = None
+        total_balance_loss, memory_written = None, None
         if update_memory:
             if is_shared and not self.config.synchronize_memory:
                 memories = average_over_processes(memories)
-            self.memory.commit(memories)
+            memory_written = self.memory.commit(memories)
             total_balance_loss = torch.stack([loss.to(balance_losses[0].device) for loss in balance_losses]).sum()
 
         pooled = pool_tokens(hidden_states, self.config, num_questions)
@@ -282,6 +279,7 @@ class AiTModel(AiTPreTrainedModel):
             last_hidden_state=hidden_states,
             pooler_output=self.layernorm(pooled),  # (batch_size[, num_questions], pooled_size)
             balance_loss=total_balance_loss,
+            memory_written=memory_written,
         )
 
 
@@ -335,6 +333,7 @@ class AiTClassifier(AiTPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             balance_loss=outputs.balance_loss,
+            memory_written=outputs.memory_written,
             retrieval_attentions=outputs.retrieval_attentions,
             write_attentions=outputs.write_attentions,
             energies=outputs.energies,

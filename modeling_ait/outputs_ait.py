@@ -28,16 +28,22 @@ class AiTModelOutput(BaseModelOutputWithPooling):
             `question_attention="independent"` there are columns for the image tokens, and one more for itself.
         balance_loss (`torch.FloatTensor` of shape `()`, *optional*, when the memory was written):
             Balance loss, summed over layers and heads.
+        memory_written (`torch.BoolTensor` of shape `()`, *optional*, when the memory was to be written):
+            Whether it was: `False` if a new value was not finite, so that every memory stayed as it was. On the
+            model's device, so that only a look at it waits for the device.
         retrieval_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
             Per layer `(batch_size, sequence_length, num_memory_slots)`: which slot a token retrieved.
-        write_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True` when written):
+        write_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
             Per layer `(num_memory_heads, num_memory_slots, batch_size, sequence_length)`: which tokens a slot wrote.
-            With `question_attention="independent"` the sequence is the image tokens alone.
+            In evaluation without a write: which it would have written, without a gradient; all else stays the same.
+            In training without a write there are none. With `question_attention="independent"` the sequence is the
+            image tokens alone.
         energies (`tuple[torch.FloatTensor]`, *optional*, with `output_workspace=True`):
             Per layer `(2, batch_size, sequence_length)`: Hopfield energy of each token before and after retrieval.
     """
 
     balance_loss: torch.Tensor | None = None
+    memory_written: torch.Tensor | None = None
     retrieval_attentions: tuple[torch.Tensor, ...] | None = None
     write_attentions: tuple[torch.Tensor, ...] | None = None
     energies: tuple[torch.Tensor, ...] | None = None
@@ -53,11 +59,12 @@ class AiTClassifierOutput(ImageClassifierOutput):
             Task loss, plus `balance_loss_coef` times the balance loss when the memory was written.
         logits (`torch.FloatTensor` of shape `(batch_size[, num_questions], num_labels)`):
             Scores before the softmax.
-        hidden_states, attentions, balance_loss, retrieval_attentions, write_attentions, energies:
+        hidden_states, attentions, balance_loss, memory_written, retrieval_attentions, write_attentions, energies:
             As in [`AiTModelOutput`].
     """
 
     balance_loss: torch.Tensor | None = None
+    memory_written: torch.Tensor | None = None
     retrieval_attentions: tuple[torch.Tensor, ...] | None = None
     write_attentions: tuple[torch.Tensor, ...] | None = None
     energies: tuple[torch.Tensor, ...] | None = None

@@ -1,4 +1,4 @@
-"""The global workspace of AiT: the memory, the bottleneck write into it with its balance loss, and the retrieval."""
+"""The global workspace of AiT: the bottleneck write into the memory with its balance loss, and the retrieval."""
 
 import numpy as np
 import torch
@@ -9,67 +9,6 @@ from transformers.utils.generic import maybe_autocast
 from .configuration_ait import AiTConfig
 from .distributed_ait import find_winners, is_first_process, sum_over_processes
 from .hopfield_ait import compute_energy, retrieve_patterns
-
-
-def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
-    """Draw a layer's first memory, N(0, 1) of shape (M, D), from a random stream of its own: always the same one."""
-    generator = torch.Generator().manual_seed(layer_index)
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-
-
-class AiTMemory(nn.Module):
-    """
-    The memories of all layers, one float32 buffer each: reading, the one place where they change, and the reset.
-
-    A module of its own, so that adapters, device maps and offloading can treat them as one thing. Called without
-    arguments it reads: it returns a float32 copy of each layer's memory, (num_memory_slots, memory_slot_size).
-    """
-
-    def __init__(self, config: AiTConfig):
-        super().__init__()
-        self.num_layers = config.num_hidden_layers if config.num_memory_slots > 0 else 0
-        for layer_index in range(self.num_layers):
-            # Always float32, whatever the default dtype that a loader has set.
-            memory = torch.empty(config.num_memory_slots, config.memory_slot_size, dtype=torch.float32)
-            self.register_buffer(f"layer_{layer_index}", memory)
-        # Here as well as in `_init_weights`, which some loaders skip.
-        self.reset()
-
-    @property
-    def buffers_by_layer(self) -> tuple[torch.Tensor, ...]:
-        """The buffers themselves, in the order of the layers; empty without a workspace."""
-        return tuple(self.get_buffer(f"layer_{layer_index}") for layer_index in range(self.num_layers))
-
-    def forward(self) -> list[torch.Tensor]:
-        # Mixed-precision wrappers may have cast a buffer behind our back. Autograd keeps what the layers read, and the
-        # commit overwrites the buffer before the backward pass. A plain clone would do, but torch.compile's inductor
-        # takes it for a no-op, keeps the buffer itself and computes wrong gradients (pytorch issue 198131); what it
-        # neither drops nor recomputes is padding, cut off again.
-        return [nn.functional.pad(memory.float(), (0, 0, 0, 1))[:-1] for memory in self.buffers_by_layer]
-
-    @torch.no_grad()
-    def commit(self, new_memories: list[torch.Tensor]) -> None:
-        """Replace the memories in place, all of them or, if any value is not finite, none."""
-        new_memories = [new.to(old.device) for new, old in zip(new_memories, self.buffers_by_layer)]
-        is_finite = torch.stack([memory.isfinite().all() for memory in new_memories]).all()
-        for old, new in zip(self.buffers_by_layer, new_memories):
-            old.copy_(torch.where(is_finite, new, old))
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Set every memory back to its initial value, in place."""
-        for layer_index, memory in enumerate(self.buffers_by_layer):
-            memory.copy_(make_initial_memory(memory.shape, layer_index))
-
-    def _apply(self, fn, recurse=True):
-        # `.half()` and `.to(torch.bfloat16)` cast every buffer, and a memory that was rounded once stays rounded.
-        before = self.buffers_by_layer
-        super()._apply(fn, recurse)
-        for layer_index, memory in enumerate(before):
-            after = self.buffers_by_layer[layer_index]
-            if after.dtype != torch.float32:
-                self.register_buffer(f"layer_{layer_index}", memory.to(after.device))
-        return self
 
 
 def partition_rows(logits: np.ndarray, num_kept: int) -> np.ndarray:
@@ -493,7 +432,8 @@ class AiTWorkspace(nn.Module):
             tokens (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`): The MLP's normed output.
             update_memory (`bool`, *optional*, defaults to `False`): Whether to write before retrieving.
             output_energies (`bool`, *optional*, defaults to `False`): Whether the retrieval computes its energies.
-            output_write_attentions (`bool`, *optional*, defaults to `False`): Whether the write returns its attention.
+            output_write_attentions (`bool`, *optional*, defaults to `False`):
+                Whether the write returns its attention; in evaluation it does without being kept, too.
             num_questions (`int`, *optional*, defaults to 0): Tokens at the end that retrieve, but are not written.
             synchronize (`bool`, *optional*, defaults to `False`): Whether the tokens of all processes are written.
 
@@ -502,10 +442,14 @@ class AiTWorkspace(nn.Module):
             new if it was written; the balance loss, a float32 scalar, or `None` if nothing was written.
         """
         balance_loss = None
+        # deviation: with `question_attention="independent"` the image alone is written. Questions that competed would
+        # see each other through the memory.
+        written_tokens = tokens[:, : tokens.shape[1] - num_questions]
         if update_memory:
-            # deviation: with `question_attention="independent"` the image alone is written. Questions that competed
-            # would see each other through the memory.
-            written_tokens = tokens[:, : tokens.shape[1] - num_questions]
             memory, balance_loss, _ = self.write(memory, written_tokens, output_write_attentions, synchronize)
+        elif output_write_attentions and not self.training:
+            # The attention is recorded, the rest dropped. In training the write's dropout would draw random numbers.
+            with torch.no_grad():
+                self.write(memory, written_tokens, output_write_attentions=True)
         retrieved, _, _ = self.retrieve(memory, tokens, output_energies=output_energies)
         return retrieved, memory, balance_loss

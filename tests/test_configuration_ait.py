@@ -180,6 +180,7 @@ def test_config_defaults_are_pinned():
         "hidden_states",
         "attentions",
         "balance_loss",
+        "memory_written",
         "retrieval_attentions",
         "write_attentions",
         "energies",

@@ -1,14 +1,11 @@
-"""The memory as a module of its own: what writes it, what keeps it, and what adapters and device maps do with it."""
+"""The memory as a module of its own: what writes it and what keeps it."""
 
-import copy
-
-import peft
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel, saving_ait
-from modeling_ait.workspace_ait import make_initial_memory
+from modeling_ait.memory_ait import make_initial_memory
 
 
 LABELS = torch.tensor([0, 1, 2, 1])
@@ -143,102 +140,6 @@ def test_linear_probe_in_the_trainer_leaves_every_feature_as_it_was(make_model, 
     assert not torch.equal(model.classifier.weight, head)
     with torch.no_grad():
         assert torch.equal(model.eval().ait(images).pooler_output, before)
-
-
-# Adapters
-
-
-def adapt(model, *modules_to_save, seed=0):
-    torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier", *modules_to_save]
-    )
-    return peft.get_peft_model(model, config)
-
-
-def train_steps(model, images, number=3):
-    parameters = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    for _ in range(number):
-        model(pixel_values=images, labels=LABELS).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval()
-
-
-def test_lora_targets_the_self_attention_and_not_the_write(make_model):
-    adapted = adapt(make_model())
-    touched = {name.split(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
-    assert {name.split(".")[-2] for name in touched} == {"attention"}
-    assert len(touched) == 4
-
-
-@pytest.mark.parametrize("saves_memory", [True, False])
-def test_adapter_comes_back_with_the_same_outputs_and_memories(make_model, make_images, tmp_path, saves_memory):
-    model, images = make_model(), make_images()
-    base = copy.deepcopy(model)
-    initial = copy_memories(base)
-    adapted = train_steps(adapt(model, *(["memory"] if saves_memory else [])), images)
-    # The adapter's own memories are written; without them the base's stay as they were.
-    assert all(has_moved(adapted.base_model.model, initial)) == saves_memory
-    adapted.save_pretrained(tmp_path)
-    reloaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()
-    with torch.no_grad():
-        assert torch.equal(reloaded(pixel_values=images).logits, adapted(pixel_values=images).logits)
-    assert not any(has_moved(reloaded.base_model.model, copy_memories(adapted.base_model.model)))
-
-
-def test_disabled_adapter_is_the_base_model_with_its_memories(make_model, make_images):
-    model, images = make_model().eval(), make_images()
-    with torch.no_grad():
-        expected = model(images).logits
-    adapted = train_steps(adapt(model, "memory"), images)
-    with torch.no_grad(), adapted.disable_adapter():
-        assert torch.equal(adapted(pixel_values=images).logits, expected)
-        # Nor does a forward in training mode write the base's memories then.
-        adapted.train()(pixel_values=images)
-        assert torch.equal(adapted.eval()(pixel_values=images).logits, expected)
-
-
-def test_two_adapters_keep_their_own_memories(make_model, make_images):
-    images = make_images()
-    adapted = train_steps(adapt(make_model(), "memory"), images)
-    with torch.no_grad():
-        first = adapted(pixel_values=images).logits
-    adapted.add_adapter("second", adapted.peft_config["default"])
-    adapted.set_adapter("second")
-    train_steps(adapted, make_images(seed=3))
-    with torch.no_grad():
-        second = adapted(pixel_values=images).logits
-        adapted.set_adapter("default")
-        assert torch.equal(adapted(pixel_values=images).logits, first)
-        adapted.set_adapter("second")
-        assert torch.equal(adapted(pixel_values=images).logits, second)
-    assert not torch.equal(first, second)
-
-
-# Device maps
-
-
-@pytest.mark.parametrize("place", ["cpu", "disk"])
-def test_split_device_map_gives_the_same_logits(make_model, make_images, tmp_path, place):
-    model = make_model().train()
-    model(make_images())
-    model.eval().save_pretrained(tmp_path / "model")
-    device_map = {"ait.embeddings": "cpu", "ait.layers.0": place, "ait.layers.1": "cpu", "ait.memory": "cpu"}
-    loaded = AiTForImageClassification.from_pretrained(
-        tmp_path / "model",
-        device_map={**device_map, "ait.layernorm": "cpu", "classifier": "cpu"},
-        offload_folder=tmp_path / "offload",
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(make_images()).logits, model(make_images()).logits, rtol=0, atol=1e-6)
-    before = copy_memories(loaded)
-    loaded(make_images(), update_memory=True)
-    model(make_images(), update_memory=True)
-    assert all(has_moved(loaded, before))
-    for one, other in zip(loaded.ait.memories, model.ait.memories):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_memory_is_kept_whole_by_an_automatic_device_map():

@@ -10,7 +10,7 @@ from transformers.utils import is_torchvision_available
 import modeling_ait
 from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel
 from modeling_ait.attention_ait import eager_attention_forward
-from modeling_ait.workspace_ait import make_initial_memory
+from modeling_ait.memory_ait import make_initial_memory
 
 
 POOLINGS = ["mean", "flatten", "cls"]
@@ -195,7 +195,7 @@ def test_output_workspace_has_documented_shapes(make_model, make_images, update_
     outputs = model(make_images(), update_memory=update_memory, output_workspace=True)
     assert [tuple(t.shape) for t in outputs.retrieval_attentions] == [(4, 6, 3)] * 2
     assert [tuple(t.shape) for t in outputs.energies] == [(2, 4, 6)] * 2
-    assert [tuple(t.shape) for t in outputs.write_attentions] == [(2, 3, 4, 6)] * (2 if update_memory else 0)
+    assert [tuple(t.shape) for t in outputs.write_attentions] == [(2, 3, 4, 6)] * 2
     for attention in outputs.retrieval_attentions:
         torch.testing.assert_close(attention.sum(dim=-1), torch.ones(4, 6))
     for attention in outputs.write_attentions:

@@ -93,7 +93,7 @@ class BaselineModel(PreTrainedModel):
             pixel_values: Images, (batch_size, num_channels, height, width).
             question: Questions, (batch_size[, num_questions], question_size), if and only if the configuration has a
                 `question_size`. Several for an image are samples with a copy of it each.
-            labels: Classes, (batch_size[, num_questions]).
+            labels: Classes, (batch_size[, num_questions]), or their shares, with a last dimension of num_labels.
 
         Raises:
             ValueError: if images or question do not fit the configuration, or the logits of a subclass do not.
@@ -111,7 +111,11 @@ class BaselineModel(PreTrainedModel):
                 f"`{type(self).__name__}.compute_logits` must return logits of the shape (batch_size, num_labels), "
                 f"here {expected}, but returned {tuple(logits.shape)}."
             )
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels.flatten())
+        loss = None
+        if labels is not None:
+            # Shares of the classes have a dimension more than classes.
+            flat_labels = labels.flatten(0, -2) if labels.is_floating_point() else labels.flatten()
+            loss = nn.functional.cross_entropy(logits, flat_labels)
         return ImageClassifierOutput(loss=loss, logits=logits.unflatten(0, shape))
 
     @torch.no_grad()

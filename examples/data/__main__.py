@@ -1,7 +1,8 @@
 """
-Show a data set, draw some of its images, or push it to the Hub.
+Show a data set, draw some of its images, measure how fast they are fetched, or push it to the Hub.
 
     python -m examples.data sort_of_clevr --preview sort_of_clevr.png
+    python -m examples.data digits --time 32 --crop_padding 4 --horizontal_flip True
     python -m examples.data triangle --dataset_config_name matched --upload_to user/triangle-matched
 """
 
@@ -77,6 +78,13 @@ class PreviewArguments:
     preview: str | None = field(default=None, metadata={"help": "Image file to draw a contact sheet into."})
     num_images: int = field(default=8, metadata={"help": "Images on the contact sheet."})
     preview_split: str = field(default="train", metadata={"help": "Split to draw."})
+    time: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure how many training images of this size, augmented as the flags say, one processor fetches."
+        },
+    )
+    num_timed: int = field(default=20_000, metadata={"help": "Images to fetch for the measurement."})
     upload_to: str | None = field(default=None, metadata={"help": "Hub id to push all splits to, as parquet."})
 
 
@@ -124,8 +132,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser((PreviewArguments, DataArguments), description=__doc__, usage=usage)
     arguments, data_arguments = parser.parse(argv)
     data_arguments.dataset_name = name or data_arguments.dataset_name
-    if arguments.num_images < 1:
-        raise InputError(f"`--num_images` must be at least 1, but got {arguments.num_images}.")
+    for flag in ("num_images", "num_timed", "time"):
+        if (value := getattr(arguments, flag)) is not None and value < 1:
+            raise InputError(f"`--{flag}` must be at least 1, but got {value}.")
     if arguments.preview is not None and make_place(arguments.preview).suffix not in PICTURES:
         raise InputError(
             f"`--preview` takes a file that ends in {', '.join(PICTURES)}, but got {arguments.preview!r}."
@@ -135,6 +144,15 @@ def main(argv: list[str] | None = None) -> None:
     from examples.data.decoding import check_images, leave_out_bad_images
     from examples.data.loading import choose_image_column, load_splits
 
+    if arguments.time is not None:
+        from examples.data.timing import time_fetching
+
+        measured = time_fetching(data_arguments, arguments.time, arguments.num_timed)
+        print(
+            f"{measured['images_per_cpu_second']:,.0f} images per CPU second; all were ready after "
+            f"{measured['seconds_until_ready']:.1f} s."
+        )
+        return
     benchmark = find_benchmark(data_arguments.dataset_name)
     sizes = generated_sizes(data_arguments, benchmark)
     if sizes is not None and arguments.upload_to is None:

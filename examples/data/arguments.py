@@ -1,10 +1,14 @@
 """Arguments that say what to train on."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from examples.errors import InputError
+from examples.errors import InputError, refuse_unknown_name
 from examples.parsing import find_wrong_statistics
+
+
+AUTO_AUGMENTATIONS = ("trivialaugment",)
 
 
 @dataclass
@@ -27,10 +31,13 @@ class DataArguments:
     generator_seed: int = field(default=0, metadata={"help": "Seed of a generated data set."})
     generator_train_size: int | None = field(default=None, metadata={"help": "Images to generate for training."})
     generator_test_size: int | None = field(default=None, metadata={"help": "Images to generate for testing."})
-    cache_images: bool = field(
-        default=False,
+    cache_images: bool | None = field(
+        default=None,
         metadata={
-            "help": "Decode and resize every image once and hold it in memory, as bytes. The samples are the same."
+            "help": "Decode and resize every image once, in parallel, and hold it as bytes: in memory, or, where a "
+            "split takes more than half of what is free, in a file mapped into it, in the cache folder of `datasets`, "
+            "for the time of the run. Default: in memory where a split takes at most a quarter of what is free. The "
+            "samples are the same."
         },
     )
     check_images: bool = field(
@@ -79,6 +86,26 @@ class DataArguments:
         default=0, metadata={"help": "Pixels of padding before a random crop of training images. 0: no crop."}
     )
     horizontal_flip: bool = field(default=False, metadata={"help": "Flip half of the training images."})
+    auto_augment: str | None = field(
+        default=None,
+        metadata={"help": "Automatic augmentation of training images: 'trivialaugment'. Default: none."},
+    )
+    random_erasing: float | None = field(
+        default=None, metadata={"help": "Share of the training images of which a rectangle is erased, from 0 to 1."}
+    )
+    mixup_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Blend each training image, and its label, with another; the share is of Beta(alpha, alpha)."
+        },
+    )
+    cutmix_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fill a rectangle of each training image from another, and share the label; the area is of "
+            "Beta(alpha, alpha). With `--mixup_alpha` half of the images get each."
+        },
+    )
     image_mean: list[float] | None = field(default=None, metadata={"help": "Mean per channel, of values in [0, 1]."})
     image_std: list[float] | None = field(default=None, metadata={"help": "Standard deviation per channel."})
 
@@ -89,6 +116,14 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"`--{name}` must be above 0 and finite, but got {value}; leave it out for none.")
+        if self.random_erasing is not None and not 0 <= self.random_erasing <= 1:
+            raise InputError(f"`--random_erasing` must be from 0 to 1, but got {self.random_erasing}.")
+        if self.auto_augment is not None:
+            refuse_unknown_name(self.auto_augment, AUTO_AUGMENTATIONS, "automatic augmentation (`--auto_augment`)")
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
         if self.check_images and self.skip_bad_images:

@@ -1,22 +1,53 @@
 """The way from an encoded image to `pixel_values`: decoding, resizing, augmentation."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import datasets
 import numpy as np
 import torch
 from transformers import ViTImageProcessorPil
 
 from examples.data.arguments import DataArguments
+from examples.data.augmentation import (
+    augment_trivially,
+    crop_and_flip,
+    draw_mixture,
+    erase,
+    make_generators,
+    mix,
+)
 from examples.data.decoding import decode_image
 from examples.data.loading import ROW_COLUMN, ImageData
+from examples.data.storage import choose_place, hold
+
+
+# The random stream that mixes samples, apart from the one of each image, which crops, flips and so on.
+MIXING = 1
+
+
+def collate_batch(samples: Any) -> Any:
+    """Pass on a batch that a data set has made in one piece, and stack samples that came one by one."""
+    return samples if isinstance(samples, Mapping) else torch.utils.data.default_collate(samples)
 
 
 class ImagePixelsDataset(torch.utils.data.Dataset):
     """
-    The images of a column as the model takes them, (num_channels, height, width), optionally cropped and flipped.
+    The images of a column as the model takes them, (num_channels, height, width), augmented where it is asked for.
 
     Augmentation is drawn from a stream of its own for each (seed, epoch, index): it does not depend on workers, on
-    processes, or on whether the run was resumed. `set_epoch` says which epoch it is. With `cache` every image is
-    decoded and resized once and held as bytes; the samples are the same.
+    processes, on batches, or on whether the run was resumed. `set_epoch` says which epoch it is.
+
+    Args:
+        data: Rows with the encoded images.
+        image_column: Where they are.
+        processor: Says the size and the statistics.
+        crop_padding: Pixels of padding before a random crop. 0: no crop.
+        horizontal_flip: Whether half of the images are flipped.
+        seed: Of the augmentation.
+        cache: Whether each image is decoded once and held as bytes, see `choose_place`; the samples are the same.
+        auto_augment: "trivialaugment", or `None` for none.
+        random_erasing: Share of the images of which a rectangle is erased.
     """
 
     def __init__(
@@ -27,7 +58,9 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         crop_padding: int = 0,
         horizontal_flip: bool = False,
         seed: int = 0,
-        cache: bool = False,
+        cache: bool | None = False,
+        auto_augment: str | None = None,
+        random_erasing: float | None = None,
     ):
         self.data = data
         self.image_column = image_column
@@ -35,13 +68,21 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         self.crop_padding = crop_padding
         self.horizontal_flip = horizontal_flip
         self.seed = seed
+        self.auto_augment = auto_augment
+        self.random_erasing = random_erasing
         # Shared, so that workers that outlive an epoch see the next one.
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
         statistics = zip(processor.image_mean, processor.image_std)
-        self.mean, self.std = torch.tensor(list(statistics), dtype=torch.float32).T[:, :, None, None]
+        mean, std = torch.tensor(list(statistics), dtype=torch.float32).T[:, :, None]
         # Rounded once, as the processor does it, so that the result is the same to the last bit.
-        self.levels = (torch.arange(256, dtype=torch.float64) * processor.rescale_factor).float()
-        self.cached = torch.stack([self.read(index) for index in range(len(data))]) if cache else None
+        levels = (torch.arange(256, dtype=torch.float64) * processor.rescale_factor).float()
+        # What each byte of each channel becomes, one channel after the other.
+        self.values = ((levels - mean) / std).flatten()
+        self.cached: torch.Tensor | None = None
+        if len(data) > 0 and cache is not False:
+            shape = tuple(self.read(0).shape)
+            place = choose_place(len(data) * int(np.prod(shape)), cache)
+            self.cached = None if place is None else hold(self.read, len(data), shape, place)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -58,33 +99,53 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         return pixels["pixel_values"][0].to(torch.uint8)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        pixels = self.read(index) if self.cached is None else self.cached[index]
+        return self.get_batch([index])[0]
+
+    def get_batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """The images of some indices at once, (len(indices), num_channels, height, width)."""
+        if self.cached is None:
+            pixels = torch.stack([self.read(index) for index in indices])
+        else:
+            pixels = self.cached.index_select(0, torch.as_tensor(indices, device=self.cached.device))
+        if not (self.crop_padding or self.horizontal_flip or self.auto_augment or self.random_erasing):
+            return self.normalize(pixels)
+        generators = make_generators(self.seed, int(self.epoch), indices)
         if self.crop_padding or self.horizontal_flip:
-            pixels = self.augment(pixels, np.random.default_rng([self.seed, int(self.epoch), index]))
-        return self.normalize(pixels)
+            pixels = crop_and_flip(pixels, self.crop_padding, self.horizontal_flip, generators)
+        if self.auto_augment:
+            pixels = augment_trivially(pixels, generators)
+        values = self.normalize(pixels)
+        return erase(values, self.random_erasing, generators) if self.random_erasing else values
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turn bytes (num_channels, height, width) into what the model takes."""
-        return (self.levels[pixels.int()] - self.mean) / self.std
-
-    def augment(self, pixels: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-        """Crop at the model's resolution, so that the padding counts the pixels that the model sees, and flip."""
-        _, height, width = pixels.shape
-        if self.crop_padding:
-            left, top = random.integers(0, 2 * self.crop_padding + 1, size=2).tolist()
-            pixels = torch.nn.functional.pad(pixels, [self.crop_padding] * 4)
-            pixels = pixels[:, top : top + height, left : left + width]
-        if self.horizontal_flip and random.random() < 0.5:
-            pixels = pixels.flip(-1)
-        return pixels
+        """Turn bytes ([batch_size,] num_channels, height, width) into what the model takes."""
+        first = 256 * torch.arange(pixels.shape[-3], dtype=torch.int32, device=pixels.device)[:, None, None]
+        places = pixels.int() + first
+        return self.values.to(pixels.device).index_select(0, places.flatten()).view(pixels.shape)
 
 
 class ImageClassificationDataset(torch.utils.data.Dataset):
-    """Samples as the model takes them: `pixel_values` (num_channels, height, width) and `labels` ()."""
+    """
+    Samples as the model takes them: `pixel_values` (num_channels, height, width) and `labels` ().
 
-    def __init__(self, pixels: ImagePixelsDataset, labels: list[int]):
+    A loader with `collate_batch` gets whole batches. With `mixup_alpha` or `cutmix_alpha` each sample is mixed with
+    another of the whole set, and `labels` are (num_labels,) shares of the classes. The other sample, augmented as it
+    is by itself, and the shares are drawn from a stream of (seed, epoch, index).
+    """
+
+    def __init__(
+        self,
+        pixels: ImagePixelsDataset,
+        labels: list[int],
+        mixup_alpha: float | None = None,
+        cutmix_alpha: float | None = None,
+        num_labels: int | None = None,
+    ):
         self.pixels = pixels
         self.labels = labels
+        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
+        self.classes = torch.tensor(labels)
+        self.num_labels = max(labels, default=-1) + 1 if num_labels is None else num_labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,7 +154,22 @@ class ImageClassificationDataset(torch.utils.data.Dataset):
         self.pixels.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.pixels[index], "labels": torch.tensor(self.labels[index])}
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The samples of some indices at once, each entry with a first dimension of their number."""
+        values, classes = self.pixels.get_batch(indices), self.classes[torch.as_tensor(indices)]
+        if self.mixup_alpha is None and self.cutmix_alpha is None:
+            return {"pixel_values": values, "labels": classes}
+        generators = make_generators(self.pixels.seed, int(self.pixels.epoch), indices, MIXING)
+        partners = [int(random.integers(len(self))) for random in generators]
+        shape = (values.shape[2], values.shape[3])
+        drawn = [draw_mixture(random, self.mixup_alpha, self.cutmix_alpha, shape) for random in generators]
+        kept, boxes = np.array([share for share, _ in drawn]), np.array([box for _, box in drawn])
+        pixel_values = mix(values, self.pixels.get_batch(partners), kept, boxes)
+        one_hot, share = torch.eye(self.num_labels), torch.from_numpy(kept).float()[:, None]
+        labels = share * one_hot[classes] + (1 - share) * one_hot[self.classes[torch.as_tensor(partners)]]
+        return {"pixel_values": pixel_values, "labels": labels}
 
 
 def make_datasets(
@@ -102,10 +178,24 @@ def make_datasets(
     """Wrap the training split, with augmentation, and the evaluation split, without."""
     cache = arguments.cache_images
     train_pixels = ImagePixelsDataset(
-        data.train, data.image_column, processor, arguments.crop_padding, arguments.horizontal_flip, seed, cache
+        data.train,
+        data.image_column,
+        processor,
+        arguments.crop_padding,
+        arguments.horizontal_flip,
+        seed,
+        cache,
+        arguments.auto_augment,
+        arguments.random_erasing,
     )
     eval_pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=cache)
     return (
-        ImageClassificationDataset(train_pixels, data.train[data.label_column][:]),
+        ImageClassificationDataset(
+            train_pixels,
+            data.train[data.label_column][:],
+            arguments.mixup_alpha,
+            arguments.cutmix_alpha,
+            len(data.label_names),
+        ),
         ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:]),
     )

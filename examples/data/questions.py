@@ -1,5 +1,7 @@
 """Questions about images, as Sort-of-CLEVR has them: loading, and one sample for each question."""
 
+from collections.abc import Sequence
+
 import datasets
 import numpy as np
 import torch
@@ -50,10 +52,14 @@ class QuestionsDataset(torch.utils.data.Dataset):
         self.pixels.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The samples of some indices at once, each entry with a first dimension of their number."""
         return {
-            "pixel_values": self.pixels[int(self.image_indices[index])],
-            "question": torch.from_numpy(self.bits[index]).float(),
-            "labels": torch.tensor(self.answers[index]),
+            "pixel_values": self.pixels.get_batch(self.image_indices[indices].tolist()),
+            "question": torch.from_numpy(self.bits[indices]).float(),
+            "labels": torch.from_numpy(self.answers[indices]),
         }
 
 
@@ -92,17 +98,23 @@ class GroupedQuestionsDataset(QuestionsDataset):
     def __len__(self) -> int:
         return len(self.answers_by_image)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        question, answers = self.bits_by_image[index], self.answers_by_image[index]
-        if self.augmented_variant is None:
-            pixel_values = self.pixels[index]
-        else:
-            random = np.random.default_rng([self.seed, int(self.pixels.epoch), index])
-            centres, shapes, question = augment_scene(self.centres[index], self.shapes[index], question, random)
-            answers = answer_encoded(centres, shapes, question, self.augmented_variant)
-            pixel_values = self.pixels.normalize(torch.from_numpy(paint(centres, shapes)).permute(2, 0, 1))
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        if self.augmented_variant is not None:
+            return torch.utils.data.default_collate([self.paint_anew(index) for index in indices])
         return {
-            "pixel_values": pixel_values,
+            "pixel_values": self.pixels.get_batch(indices),
+            "question": torch.from_numpy(self.bits_by_image[indices]).float(),
+            "labels": torch.from_numpy(self.answers_by_image[indices]),
+        }
+
+    def paint_anew(self, index: int) -> dict[str, torch.Tensor]:
+        """One sample, its scene augmented."""
+        random = np.random.default_rng([self.seed, int(self.pixels.epoch), index])
+        scene = (self.centres[index], self.shapes[index], self.bits_by_image[index])
+        centres, shapes, question = augment_scene(*scene, random)
+        answers = answer_encoded(centres, shapes, question, str(self.augmented_variant))
+        return {
+            "pixel_values": self.pixels.normalize(torch.from_numpy(paint(centres, shapes)).permute(2, 0, 1)),
             "question": torch.from_numpy(question).float(),
             "labels": torch.from_numpy(answers),
         }

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Steps between two logs, evaluations and checkpoints, or the share of all steps.
 INTERVALS = ("logging_steps", "eval_steps", "save_steps")
+# More of them would wait for the disk, and each holds batches in memory.
+MOST_WORKERS = 8
 LOWEST_NUMBERS = {
     "learning_rate": 0,
     "weight_decay": 0,
@@ -214,6 +216,16 @@ def parse_arguments(
     refuse_split_launch(training, script)
     given = {flag.partition("=")[0][2:].replace("-", "_") for flag in flags if flag.startswith("--")}
     refuse_idle_flags(given, set(recipe), model.architecture)
+    if model.architecture == "vit" and (
+        mixing := [name for name in ("mixup_alpha", "cutmix_alpha") if vars(data)[name]]
+    ):
+        # Transformers' ViT would take them for classes that do not exclude each other.
+        raise InputError(
+            f"`--{mixing[0]}` gives shares of classes, which the architecture 'vit' does not take: leave it out, or "
+            "take 'ait_no_workspace'."
+        )
+    if "dataloader_num_workers" not in given | set(recipe):
+        training.dataloader_num_workers = None  # type: ignore[assignment]  # chosen with the data
     if "output_dir" not in given:
         # A folder for each model that a recipe can make, so that none stands in the way of another.
         parts = [model.size, None if model.architecture == "ait" else model.architecture]
@@ -249,6 +261,21 @@ def check_numbers(training: "TrainingArguments") -> None:
         raise InputError(f"`--num_train_epochs` must be above 0, but got {training.num_train_epochs}.")
 
 
+def choose_workers(training: "TrainingArguments", datasets: Iterable[Any]) -> None:
+    """
+    Choose the number of worker processes where neither a flag nor a recipe says it (`None`).
+
+    None for images that are held decoded, which are fetched sooner than a process could send them; else one for each
+    processor but the one that trains, at most `MOST_WORKERS`.
+    """
+    from examples.data.storage import count_processors
+
+    if training.dataloader_num_workers is None:
+        decodes = any(getattr(getattr(dataset, "pixels", None), "cached", ()) is None for dataset in datasets)
+        training.dataloader_num_workers = min(MOST_WORKERS, count_processors() - 1) if decodes else 0
+        training.dataloader_persistent_workers = training.dataloader_num_workers > 0
+
+
 def refuse_empty_epochs(training: "TrainingArguments", num_samples: int) -> None:
     """Raise an `InputError` if an epoch has no batch left, once its incomplete last one is dropped."""
     batch_size = training.train_batch_size * training.world_size
@@ -262,7 +289,9 @@ def refuse_empty_epochs(training: "TrainingArguments", num_samples: int) -> None
 def refuse_unused_arguments(training: "TrainingArguments", used: tuple[str, ...]) -> None:
     """Raise an `InputError` if a training argument is set that the explicit loop does not read."""
     # Whatever the arguments that are read imply for others, is implied here too.
-    implied = type(training)(**{name: getattr(training, name) for name in used if hasattr(training, name)})
+    read = {name: getattr(training, name) for name in used if hasattr(training, name)}
+    implied = type(training)(**{**read, "dataloader_num_workers": read["dataloader_num_workers"] or 0})
+    implied.dataloader_num_workers = training.dataloader_num_workers
     given, unset = training.to_dict(), implied.to_dict()
     if training.save_strategy == "best":
         raise InputError("`save_strategy` 'best' has no effect in this loop: take 'epoch' or 'steps'.")

@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, ViTImageProcessorPil, is_torchvision_available, logging
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    CONFIG_NAME,
+    IMAGE_PROCESSOR_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    cached_file,
+)
 
 from examples.data.arguments import DataArguments
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
@@ -264,3 +272,13 @@ def choose_class(name_or_path: str) -> type[AiTPreTrainedModel]:
     except OSError as error:
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {flatten_message(error)}") from error
     return AiTForImageClassification if saved.get("question_size") is None else AiTForRelationalReasoning
+
+
+def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Load the weights of a checkpoint, all of them or an adapter's."""
+    if isinstance(model, PreTrainedModel):
+        model.load_state_dict(load_file(checkpoint / SAFE_WEIGHTS_NAME))
+        return
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_SAFE_WEIGHTS_NAME))

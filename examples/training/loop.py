@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
+from examples.data.images import collate_batch
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import INTERVALS, refuse_empty_epochs
+from examples.training.arguments import INTERVALS, choose_workers, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.memory_use import MemoryMeter
 from examples.training.metrics import Accuracy
@@ -111,7 +112,13 @@ def count_group(num_batches: int, epoch_length: int, accumulation_steps: int) ->
 def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, DataLoader]:
     """Loaders of the training and the evaluation split."""
     refuse_empty_epochs(training, len(datasets[0]))
-    options: dict[str, Any] = {"num_workers": training.dataloader_num_workers, "pin_memory": torch.cuda.is_available()}
+    choose_workers(training, datasets)
+    options: dict[str, Any] = {
+        "num_workers": training.dataloader_num_workers,
+        "persistent_workers": training.dataloader_persistent_workers,
+        "pin_memory": torch.cuda.is_available(),
+        "collate_fn": collate_batch,
+    }
     train_loader = DataLoader(
         datasets[0],
         batch_size=training.per_device_train_batch_size,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback
 
 from examples.errors import InputError
 from examples.visualization.measure import get_encoder
@@ -76,13 +76,3 @@ class MemoryMeter(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """Measure the first movement from where the training starts, or goes on."""
         self.remember()
-
-
-def collect_history(state: TrainerState) -> list[dict[str, float]]:
-    """The losses and evaluations that were logged."""
-    evaluated = [f"eval_{name}" for name in ("loss", "accuracy", *MEASURED)]
-    return [
-        {name: entry[name] for name in ("epoch", "step", "loss", *evaluated) if name in entry}
-        for entry in state.log_history
-        if "loss" in entry or "eval_loss" in entry
-    ]

@@ -8,8 +8,10 @@ from typing import Any
 import datasets
 import torch
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.utils import logging
+
+from examples.training.memory_use import MEASURED
 
 
 # The bar shows a new loss that often, because to read one from a GPU is to wait for it.
@@ -173,3 +175,13 @@ def show_progress(trainer: Trainer, loss: RunningMean, verbose: bool = False) ->
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(LinePerEpochCallback(loss, verbose))
+
+
+def collect_history(state: TrainerState) -> list[dict[str, float]]:
+    """The losses and evaluations that were logged."""
+    evaluated = [f"eval_{name}" for name in ("loss", "accuracy", *MEASURED)]
+    return [
+        {name: entry[name] for name in ("epoch", "step", "loss", *evaluated) if name in entry}
+        for entry in state.log_history
+        if "loss" in entry or "eval_loss" in entry
+    ]

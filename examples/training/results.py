@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPil
+from transformers import TrainingArguments, ViTImageProcessorPil
 
 from examples.baselines.build import count_parameters
 from examples.data.images import decode_image
@@ -99,7 +99,7 @@ def keeps_card(output_dir: Path) -> bool:
 
 def report_run(
     save: Callable[[str], None],
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     processor: ViTImageProcessorPil,
     data: ImageData,
     arguments: dict[str, Any],

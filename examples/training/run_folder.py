@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments, logging
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from examples.errors import InputError
 from examples.sharing import FILES_OF_A_MODEL, find_files
@@ -36,11 +36,18 @@ logger = logging.get_logger(__name__)
 ARGUMENTS_FILE = "run_arguments.json"
 LOCK_FILE = ".lock"
 # What a finished run writes over. In a folder that no run has been in, they are somebody's work.
+<<<<<<< HEAD
 WRITTEN_FILES = (*FILES_OF_A_MODEL, "training_args.bin", "example.png", "memory.png", RESULTS_FILE)
 # Arguments that change nothing in the model: where it is, and how a run is shown, logged and shared.
+=======
+WRITTEN_FILES = (*FILES_OF_A_MODEL, "training_args.bin", "example.png", RESULTS_FILE)
+# Arguments that change nothing in the model: where it is, how a run is shown, logged and shared, and how the same
+# samples are fetched.
+>>>>>>> main
 NEUTRAL_ARGUMENTS = {
     *("output_dir", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "report_to", "run_name"),
     *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "local_rank"),
+    *("cache_images", "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push"),
 }
 
@@ -118,14 +125,13 @@ def read_results(output_dir: Path) -> dict[str, Any]:
 
 
 def holds_model(output_dir: Path) -> bool:
-    """Whether the weights are there and not cut off."""
+    """Whether the weights, of a model or of an adapter, are there and not cut off."""
     if (output_dir / SAFE_WEIGHTS_INDEX_NAME).exists():
         return True
-    try:
-        with safe_open(output_dir / SAFE_WEIGHTS_NAME, framework="pt"):
+    for name in (SAFE_WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME):
+        with suppress(OSError, SafetensorError), safe_open(output_dir / name, framework="pt"):
             return True
-    except (OSError, SafetensorError):
-        return False
+    return False
 
 
 def describe_run(training: TrainingArguments, arguments: dict[str, Any], loop: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -19,19 +18,21 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_NAME
 
+from examples.data.images import collate_batch
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import refuse_empty_epochs
+from examples.training.arguments import choose_workers, refuse_empty_epochs
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
     find_best,
     seal_checkpoint,
 )
-from examples.training.memory_use import MemoryMeter, collect_history
+from examples.training.label_smoothing import SharesSmoother
+from examples.training.loading import load_weights
+from examples.training.memory_use import MemoryMeter
 from examples.training.model import leaves_parameters_unused
-from examples.training.progress import RunningMean, show_progress
+from examples.training.progress import RunningMean, collect_history, show_progress
 from examples.training.publishing import write_trainer_card
 
 
@@ -99,6 +100,8 @@ class AiTTrainer(Trainer):
                 "AiTTrainer takes no `compute_loss_func`: it would drop the balance loss. Override `compute_loss`."
             )
         super().__init__(*args, **kwargs)
+        if self.label_smoother is not None:
+            self.label_smoother = SharesSmoother(self.label_smoother.epsilon)
         # The Trainer would drop the oldest checkpoints before the new one is complete, and those of others.
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.running_loss = RunningMean()
@@ -111,8 +114,6 @@ class AiTTrainer(Trainer):
         # Read before, because the Trainer takes the labels out for label smoothing.
         is_smoothed = self.label_smoother is not None and "labels" in inputs
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if model.training:
-            self.running_loss.add(loss)
         balance_loss = outputs.get("balance_loss")
         if balance_loss is not None:
             weighted_loss = self.accelerator.unwrap_model(self.model).config.balance_loss_coef * balance_loss
@@ -120,6 +121,8 @@ class AiTTrainer(Trainer):
                 loss = loss + weighted_loss
             self.loss_parts["task_loss"].append((loss - weighted_loss).detach())
             self.loss_parts["balance_loss"].append(balance_loss.detach())
+        if model.training:
+            self.running_loss.add(loss)
         return (loss, outputs) if return_outputs else loss
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -144,7 +147,7 @@ class AiTTrainer(Trainer):
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
-            claim_checkpoint(folder, "trainer")
+            claim_checkpoint(folder, "trainer" if isinstance(self.model, PreTrainedModel) else "lora")
         self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -215,6 +218,8 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     refuse_empty_epochs(training, num_samples)
     if training.fp16 and training.device.type == "cpu":
         raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
+    # The data sets give what the model takes, and whole batches, in which the Trainer would look for single samples.
+    training.remove_unused_columns = False
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
     training.push_to_hub = False
     # Without an accelerator it does nothing but warn, once for every loader.
@@ -222,7 +227,7 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
 
 
 def train(
-    model: PreTrainedModel,
+    model: torch.nn.Module,
     processor: ViTImageProcessorPil,
     datasets: tuple[torch.utils.data.Dataset, torch.utils.data.Dataset],
     arguments: dict[str, Any],
@@ -239,6 +244,7 @@ def train(
     """
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
+    choose_workers(training, datasets)
     if training.ddp_find_unused_parameters is None:
         # The Trainer would look for them in every step.
         training.ddp_find_unused_parameters = leaves_parameters_unused(model)
@@ -253,6 +259,7 @@ def train(
             args=training,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            data_collator=collate_batch,
             processing_class=processor,
             compute_metrics=metrics_of,
             callbacks=callbacks,
@@ -267,7 +274,7 @@ def train(
     if checkpoint is not None and is_over(state, training):
         # Killed between the last step and the results. The Trainer would train for another step.
         best = find_best(checkpoint) if training.load_best_model_at_end else None
-        model.load_state_dict(load_file((best or checkpoint) / SAFE_WEIGHTS_NAME))
+        load_weights(model, best or checkpoint)
         trainer.state = state
     else:
         try:

@@ -25,7 +25,7 @@ from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops
 from examples.training.recipes import read_recipe
 from examples.training.trainer import ResetMemoryCallback
 from modeling_ait import AiTConfig
-from modeling_ait.workspace_ait import make_initial_memory
+from modeling_ait.memory_ait import make_initial_memory
 from tests.examples.conftest import TINY_MODEL
 from tests.examples.helpers import ForkedCommand
 

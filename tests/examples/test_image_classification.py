@@ -1,5 +1,6 @@
 """Both training scripts, end to end on tiny runs: what they write, resuming, several processes, refusals."""
 
+import functools
 import json
 import math
 import os
@@ -55,6 +56,7 @@ def test_two_steps_write_a_complete_folder(script, make_flags, tmp_path, capsys)
         "preprocessor_config.json",
         "results.json",
         "saving_ait.py",
+        "memory_ait.py",
         "workspace_ait.py",
     }
     assert not [path for path in folder.iterdir() if path.name.startswith(".save-")]
@@ -100,6 +102,55 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(script, make_f
     assert read_results(first)["accuracy"] == read_results(second)["accuracy"]
     weights = [load_file(folder / "model.safetensors")["classifier.weight"] for folder in (first, other)]
     assert not torch.equal(*weights)
+
+
+AUGMENTATIONS = {
+    "horizontal_flip": True,
+    "auto_augment": "trivialaugment",
+    "random_erasing": 0.25,
+    "mixup_alpha": 0.8,
+    "cutmix_alpha": 1.0,
+}
+
+
+@SCRIPTS
+@pytest.mark.parametrize("architecture", ["ait", "perceiver"])
+def test_augmented_training_is_the_same_however_images_are_fetched(
+    script, architecture, make_flags, tmp_path, monkeypatch
+):
+    given = []
+    forward = AiTForImageClassification.forward
+
+    # The Trainer reads the signature.
+    @functools.wraps(forward)
+    def record(self, *args, **kwargs):
+        given.append((self.training, kwargs.get("labels")))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(AiTForImageClassification, "forward", record)
+    flags = {**AUGMENTATIONS, "architecture": architecture}
+    first, second = tmp_path / "first", tmp_path / "second"
+    script.main(make_flags(first, **flags))
+    script.main(make_flags(second, **flags, cache_images=False, dataloader_num_workers=2))
+    assert_same_weights(first, second)
+    results = read_results(first)
+    assert math.isfinite(results["train_loss"]) and math.isfinite(results["eval_loss"])
+    # The accuracy is of whole images.
+    assert 51 * results["accuracy"] == pytest.approx(round(51 * results["accuracy"]))
+    if architecture == "ait":
+        shares = [labels for is_training, labels in given if is_training]
+        assert len(shares) == 4 and all(labels.shape == (16, 10) for labels in shares)
+        assert all(labels is None or labels.dtype == torch.int64 for is_training, labels in given if not is_training)
+        torch.testing.assert_close(shares[0].sum(1), torch.ones(16))
+
+
+def test_how_images_are_fetched_may_change_when_a_run_goes_on(make_flags, tmp_path, capsys):
+    folder = tmp_path / "run"
+    image_classification.main(make_flags(folder))
+    image_classification.main(make_flags(folder, cache_images=False, dataloader_num_workers=1))
+    assert "holds this run, finished" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"mixup_alpha None, now 0\.5"):
+        image_classification.main(make_flags(folder, mixup_alpha=0.5))
 
 
 @SCRIPTS

@@ -9,8 +9,17 @@ from transformers import ViTImageProcessorPil
 from examples.errors import InputError
 
 
-TRAINING = ("image_classification", "image_classification_accelerate", "relational_reasoning")
-SCRIPTS = (*TRAINING, "benchmark", "compare", "compare_vit_finetuning", "data.__main__", "evaluate_batches", "report")
+TRAINING = ("image_classification", "image_classification_accelerate", "relational_reasoning", "lora")
+SCRIPTS = (
+    *TRAINING,
+    "benchmark",
+    "compare",
+    "compare_vit_finetuning",
+    "data.__main__",
+    "evaluate_batches",
+    "online_adaptation",
+    "report",
+)
 
 
 @pytest.fixture

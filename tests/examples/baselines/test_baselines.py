@@ -78,6 +78,16 @@ def test_architecture_trains_and_predicts_each_sample_alone(name, question_size,
         assert (other - whole).abs().max() > 1e-5
 
 
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "vit"])
+def test_labels_may_be_shares_of_the_classes(name, make_config):
+    torch.manual_seed(0)
+    model = build_architecture(name, make_config(hidden_dropout_prob=0.0, memory_dropout_prob=0.0)).eval()
+    shares = torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5], [0.2, 0.3, 0.5]])
+    outputs = model(**make_batch(model.config, 3), labels=shares)
+    expected = -(shares * outputs.logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(outputs.loss, expected)
+
+
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NOT_A_BASELINE_MODEL])
 def test_baseline_is_saved_and_loaded(name, make_config, tmp_path):
     model = build_architecture(name, make_config()).eval()

@@ -8,6 +8,7 @@ from PIL import Image
 from examples.data import __main__ as data_script
 from examples.data.__main__ import main
 from examples.data.generated import GeneratedBuilder
+from examples.data.images import ImageClassificationDataset
 from examples.data.sort_of_clevr import ANSWERS, SortOfClevr, describe_question
 from examples.errors import InputError
 
@@ -55,3 +56,28 @@ def test_data_script_checks_images(image_folder, capsys):
         main([str(image_folder), "--check_images"])
     main([str(image_folder), "--skip_bad_images", "True"])
     assert "train: 11 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [[], ["--cache_images", "False"], ["--crop_padding", "1", "--mixup_alpha", "1"]])
+def test_fetching_is_measured_on_the_training_samples(flags, image_folder, capsys, monkeypatch):
+    fetched = []
+    original = ImageClassificationDataset.__getitems__
+    monkeypatch.setattr(
+        ImageClassificationDataset,
+        "__getitems__",
+        lambda self, rows: fetched.append((self, rows)) or original(self, rows),
+    )
+    main([str(image_folder), "--time", "16", "--num_timed", "300", *flags])
+    assert "images per CPU second" in capsys.readouterr().out
+    # One batch to begin with.
+    assert sum(len(rows) for _, rows in fetched) == 128 + 300
+    dataset = fetched[0][0]
+    assert dataset[0]["pixel_values"].shape == (3, 16, 16) and len(dataset) == 12
+    assert (dataset.pixels.cached is None) == ("False" in flags)
+    assert (dataset.mixup_alpha, dataset.pixels.crop_padding) == ((1.0, 1) if "--mixup_alpha" in flags else (None, 0))
+
+
+@pytest.mark.parametrize("flag", ["--time", "--num_timed", "--num_images"])
+def test_number_below_one_is_refused(flag):
+    with pytest.raises(InputError, match=f"`{flag}` must be at least 1, but got 0"):
+        main(["digits", flag, "0"])

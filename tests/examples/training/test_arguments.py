@@ -1,5 +1,6 @@
 """Recipes and flags: what they set, and what is refused."""
 
+import types
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 import yaml
 
 from examples.errors import InputError
-from examples.training.arguments import parse_arguments
+from examples.training.arguments import choose_workers, parse_arguments, refuse_unused_arguments
+from examples.training.loop import USED_ARGUMENTS
 from examples.training.model import build_model
 
 
@@ -148,3 +150,41 @@ def test_recipe_may_hold_what_is_for_its_baselines(tmp_path):
     assert not model.match_parameters
     with pytest.raises(InputError, match="`--do_predict` has no effect"):
         parse_arguments([write(tmp_path, "do_predict: true\n"), "--use_cpu", "True"], None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_cached", "num_processors", "num_workers"),
+    [
+        ([], True, 16, 0),
+        ([], False, 16, 8),
+        ([], False, 4, 3),
+        ([], False, 1, 0),
+        (["--dataloader_num_workers", "0"], False, 16, 0),
+        (["--dataloader-num-workers=2"], True, 16, 2),
+    ],
+)
+@pytest.mark.parametrize("script", ["trainer", "loop"])
+def test_workers_are_chosen_by_where_images_are(script, flags, is_cached, num_processors, num_workers, monkeypatch):
+    monkeypatch.setattr("examples.data.storage.count_processors", lambda: num_processors)
+    recipe = str(RECIPES[0].with_name("digits.yaml"))
+    data, _, _, training = parse_arguments([recipe, "--use_cpu", "--cache_images", str(is_cached), *flags], None)
+    if script == "loop":
+        refuse_unused_arguments(training, USED_ARGUMENTS)
+    pixels = types.SimpleNamespace(cached=torch.zeros(1) if data.cache_images else None)
+    choose_workers(training, [types.SimpleNamespace(pixels=pixels)] * 2)
+    assert training.dataloader_num_workers == num_workers
+    assert training.dataloader_persistent_workers == (not flags and num_workers > 0)
+
+
+def test_recipe_chooses_the_workers(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"output_dir: {tmp_path}\ndataloader_num_workers: 0\n")
+    _, _, _, training = parse_arguments([str(tmp_path / "recipe.yaml")], None)
+    assert training.dataloader_num_workers == 0
+
+
+@pytest.mark.parametrize("flag", ["--mixup_alpha", "--cutmix_alpha"])
+def test_shares_of_classes_are_refused_where_a_model_takes_classes_alone(flag, tmp_path):
+    flags = ["--output_dir", str(tmp_path), "--use_cpu", flag, "0.5", "--architecture"]
+    with pytest.raises(InputError, match=f"`{flag}` gives shares of classes, .*'vit' does not take: leave it out"):
+        parse_arguments([*flags, "vit"], None)
+    parse_arguments([*flags, "perceiver"], None)

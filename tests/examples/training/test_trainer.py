@@ -44,6 +44,24 @@ def test_balance_loss_is_counted_once_and_logged_apart(make_trainer, make_images
     assert len(trainer.loss_parts["task_loss"]) == 1
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_shares_of_classes_are_smoothed_as_classes_are(make_trainer, make_images, smoothing):
+    trainer = make_trainer(label_smoothing_factor=smoothing)
+    shares = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.3, 0.0, 0.7], [0.5, 0.25, 0.25]])
+    inputs = {"pixel_values": make_images(), "labels": shares}
+    loss, outputs = trainer.compute_loss(trainer.model.train(), dict(inputs), return_outputs=True)
+    logits = outputs["logits"]
+    task_loss = torch.nn.functional.cross_entropy(logits, shares, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, task_loss + 10 * outputs["balance_loss"])
+    torch.testing.assert_close(trainer.loss_parts["task_loss"], [task_loss.detach()])
+    assert torch.equal(trainer.running_loss.total, loss.detach()) and trainer.running_loss.count == 1
+    # The next batch may have classes.
+    classes = {**inputs, "labels": torch.tensor([0, 1, 2, 1])}
+    loss, outputs = trainer.compute_loss(trainer.model.eval(), dict(classes), return_outputs=True)
+    expected = torch.nn.functional.cross_entropy(outputs["logits"], classes["labels"], label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_logged_parts_are_means_since_the_last_log(make_trainer):
     trainer, logged = make_trainer(), []
     trainer.loss_parts = {"task_loss": [torch.tensor(1.0), torch.tensor(3.0)], "balance_loss": [torch.tensor(4.0)]}
