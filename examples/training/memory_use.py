@@ -29,7 +29,7 @@ class MemoryMeter(TrainerCallback):
 
     Args:
         model: The model, without wrappers.
-        is_active: Whether to measure at all.
+        is_active: Whether to measure at all; hooks would make a compiled model compile again.
     """
 
     def __init__(self, model: Any, is_active: bool = True):

@@ -106,9 +106,8 @@ class AiTTrainer(Trainer):
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.running_loss = RunningMean()
         self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
-        # Hooks would make a compiled model compile again.
-        self.memory_meter = MemoryMeter(self.model, is_active=not self.args.torch_compile)
-        self.add_callback(self.memory_meter)
+        self.add_callback(meter := MemoryMeter(self.model, is_active=not self.args.torch_compile))
+        self.memory_meter = meter
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Read before, because the Trainer takes the labels out for label smoothing.
@@ -139,10 +138,9 @@ class AiTTrainer(Trainer):
         trained = [parameter.data.clone() for parameter in self.model.parameters()] if casts else []
         with self.memory_meter.measure(self.accelerator, f"{kwargs.get('metric_key_prefix', 'eval')}_") as measured:
             output = super().evaluation_loop(*args, **kwargs)
-        output.metrics.update(measured)
         for parameter, values in zip(self.model.parameters(), trained):
             parameter.data = values.to(parameter.device)
-        return output
+        return output._replace(metrics={**output.metrics, **measured})
 
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
