@@ -143,8 +143,7 @@ class RunArguments:
 
     restart: bool = field(default=False, metadata={"help": "Start anew where an unfinished run could be resumed."})
     visualize: bool = field(
-        default=True,
-        metadata={"help": "Draw what the memories do at the end, as memory.png in the output folder, in seconds."},
+        default=True, metadata={"help": "Draw the memories at the end, as memory.png, in seconds."}
     )
     verbose: bool = field(
         default=False, metadata={"help": "Show every log of the Trainer, and the bars and warnings of the libraries."}
