@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_streaming
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -127,6 +127,7 @@ def main(argv: list[str] | None = None) -> None:
         (ComparisonArguments, DataArguments), prog="python -m examples.compare_vit_finetuning", description=__doc__
     )
     arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
+    refuse_streaming(data_arguments, "compare_vit_finetuning")
     for name, value in asdict(arguments).items():
         if not isinstance(value, str) and value <= 0:
             raise InputError(f"`--{name}` must be above 0, but got {value}.")

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_streaming
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -122,6 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         (BatchArguments, DataArguments), prog="python -m examples.evaluate_batches", description=__doc__
     )
     arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
+    refuse_streaming(data_arguments, "evaluate_batches")
     if not arguments.checkpoints:
         raise InputError("Name at least one folder or Hub id with `--checkpoints`.")
     for flag, values in (("--batch_sizes", arguments.batch_sizes), ("--num_orders", [arguments.num_orders])):

@@ -10,7 +10,7 @@ accuracy for each type and subtype of question, beside what a reader of the ques
 
 import sys
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_streaming
 from examples.errors import RESUME, InputError, run_script
 from examples.training.arguments import parse_arguments
 
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     data_arguments, model_arguments, run_arguments, training = parse_arguments(
         sys.argv[1:] if argv is None else argv, __doc__, "relational_reasoning"
     )
+    refuse_streaming(data_arguments, "relational_reasoning")
     types = choose_types(data_arguments)
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.data.questions import load_questions, make_question_datasets

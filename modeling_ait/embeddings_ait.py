@@ -21,7 +21,8 @@ def interpolate_positions(
         old_grid (`(rows, columns)`): Patches that the table was made for.
         new_grid (`(rows, columns)`): Patches that it shall serve.
     """
-    if old_grid == new_grid:
+    # A size that an exported graph leaves open is no `int`: comparing it would fix it for good.
+    if all(isinstance(length, int) for length in new_grid) and old_grid == new_grid:
         return position_embeddings
     num_prefix_tokens = position_embeddings.shape[1] - old_grid[0] * old_grid[1]
     prefix, patches = position_embeddings[:, :num_prefix_tokens], position_embeddings[:, num_prefix_tokens:]

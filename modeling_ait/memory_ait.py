@@ -28,6 +28,13 @@ def make_initial_memory(shape: torch.Size, layer_index: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
+# Dynamo, by which the exporter tries again, takes the answer of torch's own function for False.
+@torch.compiler.assume_constant_result
+def is_onnx_exporting() -> bool:
+    """Whether `torch.onnx.export` runs, in whichever way it traces the model."""
+    return torch.onnx.is_in_onnx_export()
+
+
 class AiTMemory(nn.Module):
     """
     The memories of all layers, one float32 buffer each: reading, the one place where they change, and the reset.
@@ -65,7 +72,16 @@ class AiTMemory(nn.Module):
 
         Returns:
             Whether they were replaced, a bool tensor of shape (). Only a look at it waits for the device.
+
+        Raises:
+            `ValueError`: while `torch.onnx.export` runs, whose graphs have no state.
         """
+        if torch.compiler.is_exporting() and is_onnx_exporting():
+            raise ValueError(
+                "An ONNX graph has no state, so the memories' write would be lost in it: export the model after "
+                "`model.eval()` or with `update_memory=False`, or pass the memories in and out of the graph, as "
+                "`python -m examples.export --format onnx --update_memory True` does."
+            )
         new_memories = [new.to(old.device) for new, old in zip(new_memories, self.buffers_by_layer)]
         is_finite = torch.stack([memory.isfinite().all() for memory in new_memories]).all()
         for old, new in zip(self.buffers_by_layer, new_memories):

@@ -66,13 +66,16 @@ def remove_other_shards(save_directory: str | os.PathLike, saved: list[str], var
                 os.remove(os.path.join(save_directory, name))
 
 
+def is_broken(tensor: torch.Tensor) -> bool:
+    """Whether a tensor, or a part that a quantized one is made of, holds a NaN or an infinity."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return any(is_broken(getattr(tensor, part)) for part in tensor.__tensor_flatten__()[0])
+    return tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all())
+
+
 def find_broken_weights(model: PreTrainedModel) -> list[str]:
     """Names of the weights and memories that hold a NaN or an infinity."""
-    return [
-        name
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all()
-    ]
+    return [name for name, tensor in model.state_dict().items() if is_broken(tensor)]
 
 
 def holds_weights(folder: str, model: PreTrainedModel) -> bool:

@@ -231,3 +231,20 @@ def test_stem_doubles_its_width_towards_the_tokens(make_model, hidden_size, stri
     assert [convolution.out_channels for convolution in stem.convolutions] == widths
     assert [convolution.kernel_size[0] for convolution in stem.convolutions] == [2 * each - 1 for each in strides]
     assert [norm.num_channels for norm in stem.norms] == widths[:-1]
+
+
+def test_exported_positions_follow_the_size_of_the_images(make_model):
+    model = make_model().eval()
+    rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")
+    exported = torch.export.export(
+        model,
+        (),
+        {"pixel_values": torch.randn(2, 3, 8, 12), "interpolate_pos_encoding": True},
+        dynamic_shapes={"pixel_values": {2: 4 * rows, 3: 4 * columns}, "interpolate_pos_encoding": None},
+    ).module()
+    for height, width in ((8, 12), (16, 8)):
+        images = torch.randn(2, 3, height, width)
+        with torch.no_grad():
+            expected = model(images, interpolate_pos_encoding=True).logits
+            computed = exported(pixel_values=images, interpolate_pos_encoding=True).logits
+        torch.testing.assert_close(computed, expected, rtol=1e-5, atol=1e-5)

@@ -177,3 +177,14 @@ def test_checkpoint_that_is_not_finite_warns_when_it_opens(make_model, tmp_path,
     model.save_pretrained(tmp_path)
     type(model).from_pretrained(tmp_path)
     assert name in messages[0] and "reset_memories()" in messages[0]
+
+
+def test_onnx_export_that_would_lose_the_write_is_refused(make_model, make_images):
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    model = make_model().train()
+    before = [memory.clone() for memory in model.ait.memories]
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match="An ONNX graph has no state"):
+        torch.onnx.export(model, (make_images(),), dynamo=True, verbose=False)
+    assert all(torch.equal(memory, old) for memory, old in zip(model.ait.memories, before))
+    # A graph of torch has state.
+    torch.export.export(model, (make_images(),)).module()(make_images())

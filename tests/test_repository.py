@@ -15,8 +15,9 @@ REPOSITORY = Path(__file__).parents[1]
 ROOMS = {
     "examples": {
         *("examples.training", "examples.comparison", "examples.benchmarking", "examples.baselines", "examples.data"),
-        *("examples.visualization", "conversion"),
+        *("examples.exporting", "examples.visualization", "conversion"),
     },
+    "examples.exporting": {"examples.training", "examples.data"},
     "examples.benchmarking": {"examples.comparison", "examples.training", "examples.baselines", "examples.data"},
     "examples.comparison": {"examples.training", "examples.baselines", "examples.data"},
     "examples.training": {"examples.baselines", "examples.data", "examples.visualization"},
@@ -105,7 +106,8 @@ def test_what_is_imported_is_declared():
         return {re.split(r"[\[>=<]", requirement)[0].lower() for requirement in requirements}
 
     needed = list_names(project["dependencies"])
-    extra = needed | list_names(project["optional-dependencies"]["examples"])
+    optional = project["optional-dependencies"]
+    extra = needed | list_names(optional["examples"]) | list_names(optional["export"])
     wrong = []
     for path in list_modules():
         declared = needed if path.is_relative_to(REPOSITORY / "modeling_ait") else extra

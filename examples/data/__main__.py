@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_streaming
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -131,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     usage = "python -m examples.data NAME [--preview FILE.png] [--flag value ...]"
     parser = ArgumentParser((PreviewArguments, DataArguments), description=__doc__, usage=usage)
     arguments, data_arguments = parser.parse(argv)
+    refuse_streaming(data_arguments, "data")
     data_arguments.dataset_name = name or data_arguments.dataset_name
     for flag in ("num_images", "num_timed", "time"):
         if (value := getattr(arguments, flag)) is not None and value < 1:

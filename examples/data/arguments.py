@@ -52,6 +52,16 @@ class DataArguments:
         default=False,
         metadata={"help": "Open files outside the data folder, to which its links or a table's paths lead."},
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training images from parquet files or WebDataset tars, in a folder or on the Hub, as "
+            "training reaches them, instead of loading them first."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000, metadata={"help": "Encoded images that each worker of a stream holds to choose the next from."}
+    )
     question_types: list[str] | None = field(
         default=None,
         metadata={"help": "Types of questions to train on: non-relational, binary, ternary. Default: all."},
@@ -70,8 +80,12 @@ class DataArguments:
             "answers change with them. Needs `--group_questions`."
         },
     )
-    image_column: str | None = field(default=None, metadata={"help": "Image column. Default: 'image' or 'img'."})
-    label_column: str | None = field(default=None, metadata={"help": "Label column. Default: 'label' or 'labels'."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Image column. Default: 'image' or 'img', of tars also 'jpg' and the like."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Label column. Default: 'label' or 'labels', of tars also 'cls'."}
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
         default=None,
@@ -112,7 +126,12 @@ class DataArguments:
     def __post_init__(self) -> None:
         if wrong := find_wrong_statistics(image_mean=self.image_mean, image_std=self.image_std):
             raise InputError(wrong)
-        for name, lowest in (("max_train_samples", 1), ("max_eval_samples", 1), ("crop_padding", 0)):
+        for name, lowest in (
+            ("max_train_samples", 1),
+            ("max_eval_samples", 1),
+            ("crop_padding", 0),
+            ("shuffle_buffer_size", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise InputError(f"`--{name}` must be at least {lowest}, but got {value}.")
@@ -130,3 +149,26 @@ class DataArguments:
             raise InputError(
                 "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."
             )
+        if not self.streaming and self.shuffle_buffer_size != DataArguments.shuffle_buffer_size:
+            raise InputError("`--shuffle_buffer_size` has no effect without `--streaming True`: leave it out.")
+        for name in ("cache_images", "check_images", "skip_bad_images"):
+            if self.streaming and getattr(self, name):
+                raise InputError(
+                    f"`--{name}` opens all images before training, which `--streaming` is there to avoid: leave one "
+                    "of them out. A stream stops at the first image that cannot be read, and names it."
+                )
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if self.streaming and getattr(self, name) is not None:
+                raise InputError(
+                    f"`--{name}` mixes each image with any other of the set, which `--streaming` has not at hand: "
+                    "leave one of them out."
+                )
+
+
+def refuse_streaming(arguments: DataArguments, script: str) -> None:
+    """Raise an `InputError` if a script shall stream that cannot."""
+    if arguments.streaming:
+        raise InputError(
+            f"`--streaming` has no effect on `examples.{script}`: leave it out, or train with "
+            "`examples.image_classification`."
+        )

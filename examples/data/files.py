@@ -25,7 +25,7 @@ IMAGE_EXTENSIONS = {
     *(".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 }
-DATA_EXTENSIONS = IMAGE_EXTENSIONS | {".parquet"}
+DATA_EXTENSIONS = IMAGE_EXTENSIONS | {".parquet", ".tar"}
 
 
 def shorten(names: list[str], limit: int = 3) -> str:

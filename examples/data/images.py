@@ -20,6 +20,7 @@ from examples.data.augmentation import (
 from examples.data.decoding import decode_image
 from examples.data.loading import ROW_COLUMN, ImageData
 from examples.data.storage import choose_place, hold
+from examples.data.streaming import StreamedImages
 
 
 # The random stream that mixes samples, apart from the one of each image, which crops, flips and so on.
@@ -93,8 +94,13 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
     def read(self, index: int) -> torch.Tensor:
         """Decode and resize one image, as uint8 (num_channels, height, width)."""
         sample = self.data[index]
-        where = f"row {sample.get(ROW_COLUMN, index)} of column {self.image_column!r}"
-        image = decode_image(sample[self.image_column], where).convert("RGB")
+        return self.convert(
+            sample[self.image_column], f"row {sample.get(ROW_COLUMN, index)} of column {self.image_column!r}"
+        )
+
+    def convert(self, encoded: dict | None, where: str) -> torch.Tensor:
+        """Decode and resize an image as `datasets` stores it; `where` names it in messages."""
+        image = decode_image(encoded, where).convert("RGB")
         pixels = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
         return pixels["pixel_values"][0].to(torch.uint8)
 
@@ -107,6 +113,10 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
             pixels = torch.stack([self.read(index) for index in indices])
         else:
             pixels = self.cached.index_select(0, torch.as_tensor(indices, device=self.cached.device))
+        return self.finish(pixels, indices)
+
+    def finish(self, pixels: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+        """Augment and normalize the bytes of some indices, (len(indices), num_channels, height, width)."""
         if not (self.crop_padding or self.horizontal_flip or self.auto_augment or self.random_erasing):
             return self.normalize(pixels)
         generators = make_generators(self.seed, int(self.epoch), indices)
@@ -174,7 +184,7 @@ class ImageClassificationDataset(torch.utils.data.Dataset):
 
 def make_datasets(
     data: ImageData, arguments: DataArguments, processor: ViTImageProcessorPil, seed: int
-) -> tuple[ImageClassificationDataset, ImageClassificationDataset]:
+) -> tuple[ImageClassificationDataset | StreamedImages, ImageClassificationDataset]:
     """Wrap the training split, with augmentation, and the evaluation split, without."""
     cache = arguments.cache_images
     train_pixels = ImagePixelsDataset(
@@ -184,18 +194,21 @@ def make_datasets(
         arguments.crop_padding,
         arguments.horizontal_flip,
         seed,
-        cache,
+        cache if data.shards is None else False,
         arguments.auto_augment,
         arguments.random_erasing,
     )
     eval_pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=cache)
-    return (
-        ImageClassificationDataset(
-            train_pixels,
-            data.train[data.label_column][:],
-            arguments.mixup_alpha,
-            arguments.cutmix_alpha,
-            len(data.label_names),
-        ),
-        ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:]),
+    evaluation = ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:])
+    if data.shards is not None:
+        columns = (data.image_column, data.label_column, ROW_COLUMN)
+        buffer_size = arguments.shuffle_buffer_size
+        return StreamedImages(data.shards, data.train, train_pixels, *columns, seed, buffer_size), evaluation
+    train = ImageClassificationDataset(
+        train_pixels,
+        data.train[data.label_column][:],
+        arguments.mixup_alpha,
+        arguments.cutmix_alpha,
+        len(data.label_names),
     )
+    return train, evaluation

@@ -1,20 +1,19 @@
 """Data sets by name: loading, checks, and the choice of splits and columns."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
-from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from examples.data.arguments import DataArguments
 from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.data.decoding import check_images, leave_out_bad_images
-from examples.data.files import SPLIT_NAMES, refuse_linked_images
+from examples.data.files import SPLIT_NAMES
 from examples.data.folders import LAYOUTS, holds_data, load_local_folder
 from examples.data.generated import load_generated
+from examples.data.hub import load_hub_splits
 from examples.data.labels import (
     encode_labels,
     has_known_label,
@@ -24,6 +23,8 @@ from examples.data.labels import (
     warn_of_single_images,
     warn_of_unseen_classes,
 )
+from examples.data.shard_sources import load_evaluation, open_local_shards
+from examples.data.shards import Shards
 from examples.errors import InputError
 
 
@@ -37,6 +38,8 @@ class ImageData:
     image_column: str
     label_column: str
     label_names: list[str]
+    # Of a stream: the files of the training images, of which `train` has the labels alone.
+    shards: Shards | None = None
 
 
 def load_digits() -> datasets.DatasetDict:
@@ -72,7 +75,11 @@ def refuse_shadowed_folder(name: str) -> None:
 
 
 def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datasets.DatasetDict:
-    """Load all splits of the data set that the arguments name; `benchmark` is what `find_benchmark` says of it."""
+    """
+    Load all splits of the data set that the arguments name; for a stream, find the `Shards` of each instead.
+
+    `benchmark` is what `find_benchmark` says of the data set.
+    """
     name = arguments.dataset_name
     known = ", ".join([*sorted(EMBEDDED), *BENCHMARKS])
     if not name:
@@ -87,6 +94,8 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
         )
     if builder is None and arguments.generator_seed:
         raise InputError(f"`--generator_seed` has no effect: {name!r} is not generated. Leave it out.")
+    if arguments.streaming and (builder is not None or name in EMBEDDED):
+        raise InputError(f"`--streaming` has no effect: {name!r} is made here, not read from files. Leave it out.")
     if name in EMBEDDED:
         if arguments.dataset_config_name is not None:
             raise InputError(f"`--dataset_config_name` has no effect: {name!r} has no variants. Leave it out.")
@@ -100,6 +109,8 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             arguments.generator_test_size,
         )
     path = Path(name).expanduser()
+    if path.is_dir() and arguments.streaming:
+        return open_local_shards(path, arguments.dataset_config_name, arguments.allow_outside_files)
     if path.is_dir():
         return load_local_folder(path, arguments.dataset_config_name, arguments.allow_outside_files)
     if path.is_file():
@@ -114,19 +125,7 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             f"There is no benchmark {name!r}. Known: {known}. Otherwise `--dataset_name` takes a Hub id (user/name) "
             "or a local folder."
         )
-    try:
-        splits = datasets.load_dataset(hub_id, arguments.dataset_config_name)
-    except Exception as error:
-        # Which exception tells an unknown name, a missing login or a missing network changes between versions.
-        raise InputError(
-            f"The data set {hub_id!r} could not be loaded from the Hub ({type(error).__name__}: {error}). "
-            f"Without a network pass a local folder with its files, or one of digits, triangle, sort_of_clevr, as "
-            "`--dataset_name`."
-        ) from error
-    if not arguments.allow_outside_files:
-        caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)
-        refuse_linked_images(splits, hub_id, [os.path.realpath(cache) for cache in caches])
-    return splits
+    return load_hub_splits(hub_id, arguments.dataset_config_name, arguments.allow_outside_files, arguments.streaming)
 
 
 def choose_column(given: str | None, candidates: tuple[str, ...], columns: list[str], flag: str) -> str:
@@ -167,13 +166,17 @@ def choose_eval_split(
 
 
 def choose_image_column(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> str:
-    candidates = ("image", "img") if benchmark is None else (benchmark.image_column,)
+    candidates: tuple[str, ...] = ("image", "img") if benchmark is None else (benchmark.image_column,)
+    if isinstance(data, Shards):
+        candidates += data.image_fields
     return choose_column(arguments.image_column, candidates, data.column_names, "--image_column")
 
 
 def choose_columns(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> tuple[str, str]:
     """The columns of the image and of the class."""
-    label_columns = ("label", "labels") if benchmark is None else (benchmark.label_column,)
+    label_columns: tuple[str, ...] = ("label", "labels") if benchmark is None else (benchmark.label_column,)
+    if isinstance(data, Shards):
+        label_columns += data.label_fields
     image_column = choose_image_column(data, arguments, benchmark)
     label_column = choose_column(arguments.label_column, label_columns, data.column_names, "--label_column")
     return image_column, label_column
@@ -236,8 +239,8 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     splits = load_splits(arguments, benchmark)
     train = splits[find_split(splits, arguments.train_split, "--train_split")]
     image_column, label_column = choose_columns(train, arguments, benchmark)
-    refuse_empty(train, "training", arguments.dataset_name)
     label_names = read_label_names(train, label_column)
+    refuse_empty(train, "training", arguments.dataset_name)
     eval_split = choose_eval_split(splits, arguments, label_column, label_names)
     refuse_unused_arguments(arguments, has_eval_split=eval_split is not None)
     parts = {"training": train}
@@ -245,6 +248,9 @@ def load_image_data(arguments: DataArguments) -> ImageData:
         parts["evaluation"] = splits[eval_split]
         if parts["evaluation"] is train:
             print(f"Warning: the {eval_split} split is both trained and evaluated on.")
+    shards = train if isinstance(train, Shards) else None
+    if shards is not None:
+        parts["evaluation"] = load_evaluation(shards, splits, eval_split)
     for split, data in parts.items():
         check_columns(data, image_column, label_column, split)
         data = data.select_columns([image_column, label_column])
@@ -272,4 +278,4 @@ def load_image_data(arguments: DataArguments) -> ImageData:
         parts[split] = data.cast_column(image_column, datasets.Image(decode=False))
     train, evaluation = parts["training"], parts["evaluation"]
     warn_of_unseen_classes(train[label_column][:], evaluation[label_column][:], label_names)
-    return ImageData(str(arguments.dataset_name), train, evaluation, image_column, label_column, label_names)
+    return ImageData(str(arguments.dataset_name), train, evaluation, image_column, label_column, label_names, shards)

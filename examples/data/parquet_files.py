@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow.parquet
+from huggingface_hub import HfFileSystem
 
 from examples.data.files import (
     SPLIT_NAMES,
@@ -60,9 +61,17 @@ def refuse_missing_shards(folder: Path, paths: list[Path], split: str) -> None:
         missing = [str(index) for index in range(count) if index not in present]
         if missing:
             raise InputError(
-                f"The {split} split in {str(folder / parent)!r} has {len(present)} of its {count} parquet files; "
+                f"The {split} split in {str(folder / parent)!r} has {len(present)} of its {count} files; "
                 f"missing are those with the numbers {shorten(missing)}. Download them."
             )
+
+
+def open_file(path: str, is_sequential: bool = False):
+    """Open a file of this machine or of the Hub (`hf://...`), to be read here and there or from its beginning on."""
+    if not path.startswith("hf://"):
+        return open(path, "rb")
+    # The block that the library reads ahead by itself would be thrown away at the next place.
+    return HfFileSystem().open(path, "rb", **({} if is_sequential else {"cache_type": "none"}))
 
 
 def read_features(file: str) -> datasets.Features:
@@ -73,7 +82,8 @@ def read_features(file: str) -> datasets.Features:
         InputError: if the file cannot be read.
     """
     try:
-        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        with open_file(file) as opened:
+            features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(opened))
     # Metadata of another form than the library writes raise whatever they meet.
     except Exception as error:
         raise InputError(f"The parquet file {show(file)!r} cannot be read ({describe(error)}).") from error
@@ -88,9 +98,9 @@ def describe(error: BaseException) -> str:
     return flatten_message(error).removesuffix(".")
 
 
-def load_split(files: list[str], split: str) -> datasets.Dataset:
+def read_common_features(files: list[str], split: str) -> datasets.Features:
     """
-    Load the parquet files of one split, which keeps its own table of classes.
+    The columns of the parquet files of one split.
 
     Raises:
         InputError: if a file cannot be read, or if they have different columns or classes.
@@ -102,12 +112,23 @@ def load_split(files: list[str], split: str) -> datasets.Dataset:
                 f"The parquet files {files[0]!r} and {file!r} of the {split} split have different columns or "
                 "classes. Write them anew with the same ones."
             )
+    return features[0]
+
+
+def load_split(files: list[str], split: str) -> datasets.Dataset:
+    """
+    Load the parquet files of one split, which keeps its own table of classes.
+
+    Raises:
+        InputError: if a file cannot be read, or if they have different columns or classes.
+    """
+    features = read_common_features(files, split)
     if sum(pyarrow.parquet.read_metadata(file).num_rows for file in files) == 0:
-        return datasets.Dataset.from_dict({name: [] for name in features[0]}, features=features[0])
+        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     # Escaped, because the library reads brackets and stars in a path as a pattern.
     data_files = {split: [glob.escape(file) for file in files]}
     try:
-        return datasets.load_dataset("parquet", data_files=data_files, split=split, features=features[0])
+        return datasets.load_dataset("parquet", data_files=data_files, split=split, features=features)
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
         for file in files:
             try:
@@ -132,6 +153,18 @@ def find_images_from(folder: Path, data: datasets.Dataset) -> datasets.Dataset:
     return data
 
 
+def find_linked_files(folder: Path, splits: datasets.DatasetDict, allow_outside_files: bool) -> datasets.DatasetDict:
+    """
+    Let the paths in all splits count from the data folder.
+
+    Raises:
+        InputError: if a path leads out of it, unless that is allowed.
+    """
+    if not allow_outside_files:
+        refuse_linked_images(splits, folder, find_roots(folder), folder.absolute())
+    return datasets.DatasetDict({split: find_images_from(folder, data) for split, data in splits.items()})
+
+
 def load_parquet_files(
     folder: Path, paths: list[Path], config_name: str | None, allow_outside_files: bool
 ) -> datasets.DatasetDict:
@@ -141,11 +174,9 @@ def load_parquet_files(
     Raises:
         InputError: if a file cannot be read or is missing, or if a row's image is a path out of the folder.
     """
-    splits = datasets.DatasetDict()
     groups = group_by_split(folder, choose_configuration(folder, paths, config_name), name_split)
+    splits = datasets.DatasetDict()
     for split, files in groups.items():
         refuse_missing_shards(folder, files, split)
         splits[split] = load_split([str((folder / path).absolute()) for path in files], split)
-    if not allow_outside_files:
-        refuse_linked_images(splits, folder, find_roots(folder), folder.absolute())
-    return datasets.DatasetDict({split: find_images_from(folder, data) for split, data in splits.items()})
+    return find_linked_files(folder, splits, allow_outside_files)

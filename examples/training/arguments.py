@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # Steps between two logs, evaluations and checkpoints, or the share of all steps.
 INTERVALS = ("logging_steps", "eval_steps", "save_steps")
-# More of them would wait for the disk, and each holds batches in memory.
-MOST_WORKERS = 8
 LOWEST_NUMBERS = {
     "learning_rate": 0,
     "weight_decay": 0,
@@ -223,7 +221,8 @@ def parse_arguments(
             f"`--{mixing[0]}` gives shares of classes, which the architecture 'vit' does not take: leave it out, or "
             "take 'ait_no_workspace'."
         )
-    if "dataloader_num_workers" not in given | set(recipe):
+    # The workers of a stream decide its order, which must not depend on the machine.
+    if not data.streaming and "dataloader_num_workers" not in given | set(recipe):
         training.dataloader_num_workers = None  # type: ignore[assignment]  # chosen with the data
     if "output_dir" not in given:
         # A folder for each model that a recipe can make, so that none stands in the way of another.
@@ -258,21 +257,6 @@ def check_numbers(training: "TrainingArguments") -> None:
         raise InputError(f"`--seed` must be below 2**32, but got {training.seed}.")
     if training.num_train_epochs <= 0 and training.max_steps <= 0:
         raise InputError(f"`--num_train_epochs` must be above 0, but got {training.num_train_epochs}.")
-
-
-def choose_workers(training: "TrainingArguments", datasets: Iterable[Any]) -> None:
-    """
-    Choose the number of worker processes where neither a flag nor a recipe says it (`None`).
-
-    None for images that are held decoded, which are fetched sooner than a process could send them; else one for each
-    processor but the one that trains, at most `MOST_WORKERS`.
-    """
-    from examples.data.storage import count_processors
-
-    if training.dataloader_num_workers is None:
-        decodes = any(getattr(getattr(dataset, "pixels", None), "cached", ()) is None for dataset in datasets)
-        training.dataloader_num_workers = min(MOST_WORKERS, count_processors() - 1) if decodes else 0
-        training.dataloader_persistent_workers = training.dataloader_num_workers > 0
 
 
 def refuse_empty_epochs(training: "TrainingArguments", num_samples: int) -> None:

@@ -16,14 +16,17 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 
 from examples.data.images import collate_batch
+from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import INTERVALS, choose_workers, refuse_empty_epochs
+from examples.training.arguments import INTERVALS, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
 from examples.training.memory_use import MemoryMeter
 from examples.training.metrics import Accuracy
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json
+from examples.training.streams import make_stream_loader
+from examples.training.workers import choose_workers
 
 
 PROGRESS_FILE = "progress.json"
@@ -119,6 +122,10 @@ def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, Dat
         "pin_memory": torch.cuda.is_available(),
         "collate_fn": collate_batch,
     }
+    eval_loader = DataLoader(datasets[1], batch_size=training.per_device_eval_batch_size, **options)
+    if isinstance(datasets[0], StreamedImages):
+        batch_size = training.per_device_train_batch_size
+        return make_stream_loader(datasets[0], training, batch_size, training.device), eval_loader
     train_loader = DataLoader(
         datasets[0],
         batch_size=training.per_device_train_batch_size,
@@ -128,7 +135,7 @@ def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, Dat
         generator=torch.Generator().manual_seed(training.seed),
         **options,
     )
-    return train_loader, DataLoader(datasets[1], batch_size=training.per_device_eval_batch_size, **options)
+    return train_loader, eval_loader
 
 
 def make_accelerator(model: torch.nn.Module, training: TrainingArguments) -> Accelerator:
@@ -141,6 +148,14 @@ def make_accelerator(model: torch.nn.Module, training: TrainingArguments) -> Acc
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=training.seed),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=leaves_parameters_unused(model))],
     )
+
+
+def prepare(accelerator: Accelerator, model, optimizer, loaders) -> tuple:
+    """Let Accelerate prepare everything but the loader of a stream, which knows the processes itself."""
+    if isinstance(loaders[0].dataset, StreamedImages):
+        model, optimizer, eval_loader = accelerator.prepare(model, optimizer, loaders[1])
+        return model, optimizer, loaders[0], eval_loader
+    return accelerator.prepare(model, optimizer, *loaders)
 
 
 @dataclass
@@ -213,7 +228,7 @@ def run_loop(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Train, or go on from a checkpoint, and evaluate; return what was measured."""
-    model, optimizer, train_loader, eval_loader = accelerator.prepare(model, make_optimizer(model, training), *loaders)
+    model, optimizer, train_loader, eval_loader = prepare(accelerator, model, make_optimizer(model, training), loaders)
     steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
@@ -227,6 +242,8 @@ def run_loop(
     shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), *show)
     while step < num_steps:
         loaders[0].dataset.set_epoch(epoch)
+        if isinstance(loaders[0].dataset, StreamedImages):
+            loaders[0].dataset.skip(num_batches)
         if reset_memory and num_batches == 0:
             accelerator.unwrap_model(model).reset_memories()
         batches = accelerator.skip_first_batches(train_loader, num_batches) if num_batches else train_loader

@@ -148,7 +148,7 @@ def report_run(
             image.save(Path(staging, EXAMPLE_IMAGE))
             processor.save_pretrained(staging)
             if is_ait and not keeps_card(output_dir):
-                write_model_card(model, data, results, training, Path(staging))
+                write_model_card(model, data, results, training, Path(staging))  # type: ignore[arg-type]  # an AiT
             # Moved after all others, by its name, it says that they are complete.
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:

@@ -152,10 +152,15 @@ def refuse_changes(output_dir: Path, described: dict[str, Any], results: dict[st
             "another `--output_dir`."
         )
     before = {"loop": described["loop"], "num_processes": described["num_processes"], **before}
-    # What several processes train is what one process trains with the whole batch.
-    before, described = count_images_of_a_step(before), count_images_of_a_step(described)
+    # What several processes train is what one process trains with the whole batch. Of a stream each process and each
+    # worker has a part of its own, and with another number of them what was seen could not be told from what was not.
+    neutral = NEUTRAL_ARGUMENTS
+    if described.get("streaming"):
+        neutral = neutral - {"dataloader_num_workers"}
+    else:
+        before, described = count_images_of_a_step(before), count_images_of_a_step(described)
     changed = sorted(
-        key for key in (before.keys() | described.keys()) - NEUTRAL_ARGUMENTS if before.get(key) != described.get(key)
+        key for key in (before.keys() | described.keys()) - neutral if before.get(key) != described.get(key)
     )
     if changed:
         raise InputError(

@@ -20,8 +20,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from examples.data.images import collate_batch
+from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
-from examples.training.arguments import choose_workers, refuse_empty_epochs
+from examples.training.arguments import refuse_empty_epochs
+from examples.training.callbacks import (
+    BestCheckpointCallback,
+    CompleteLogCallback,
+    EpochCallback,
+    ResetMemoryCallback,
+    SkipCallback,
+)
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
@@ -34,6 +42,8 @@ from examples.training.memory_use import MemoryMeter
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, collect_history, show_progress
 from examples.training.publishing import write_trainer_card
+from examples.training.streams import make_stream_loader
+from examples.training.workers import choose_workers
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -43,47 +53,6 @@ NEEDED_TO_MEASURE = {
     "eval_do_concat_batches": True,
     "label_names": None,
 }
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the training set which epoch it is, for its augmentation; accelerate does so in some settings only."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch + 1e-6))
-
-
-class ResetMemoryCallback(TrainerCallback):
-    """Starts every epoch with the initial memories: the ablation "reset memory" of the paper."""
-
-    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
-        # A run that was resumed within an epoch goes on with the memories of its checkpoint.
-        if abs(state.epoch - round(state.epoch)) < 1e-6:
-            model.reset_memories()
-
-
-class CompleteLogCallback(TrainerCallback):
-    """Logs at every save and at the last step too, so that the logged losses account for every step."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save or state.global_step >= state.max_steps:
-            control.should_log = True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if control.should_save:
-            control.should_log = True
-
-
-class BestCheckpointCallback(TrainerCallback):
-    """Finds the best checkpoint of a resumed run beside the one it goes on from, wherever the folder is by now."""
-
-    def __init__(self, checkpoint: Path):
-        self.best = find_best(checkpoint)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        state.best_model_checkpoint = str(self.best) if self.best else None
 
 
 class AiTTrainer(Trainer):
@@ -123,6 +92,12 @@ class AiTTrainer(Trainer):
         if model.training:
             self.running_loss.add(loss)
         return (loss, outputs) if return_outputs else loss
+
+    def get_train_dataloader(self):
+        if not isinstance(self.train_dataset, StreamedImages):
+            return super().get_train_dataloader()
+        place = (self._train_batch_size, self.accelerator.device, self.data_collator)
+        return make_stream_loader(self.train_dataset, self.args, *place)
 
     def get_eval_dataloader(self, eval_dataset=None):
         # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.
@@ -241,12 +216,14 @@ def train(
         The trainer, and what it measured: the metrics, losses, seconds, steps and the history of evaluations.
     """
     train_dataset, eval_dataset = datasets
-    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # of map style
+    adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # it has a length
     choose_workers(training, datasets)
     if training.ddp_find_unused_parameters is None:
         # The Trainer would look for them in every step.
         training.ddp_find_unused_parameters = leaves_parameters_unused(model)
     callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
+    if isinstance(train_dataset, StreamedImages):
+        callbacks.append(SkipCallback(train_dataset))
     if arguments["reset_memory"]:
         callbacks.append(ResetMemoryCallback())
     if checkpoint is not None:

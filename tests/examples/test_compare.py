@@ -21,9 +21,9 @@ from examples.comparison.costs import make_builders, measure_costs
 from examples.comparison.plan import ABLATIONS, choose_benchmark, list_settings, list_variants, plan_runs
 from examples.comparison.runs import is_finished
 from examples.errors import InputError
+from examples.training.callbacks import ResetMemoryCallback
 from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
 from examples.training.recipes import read_recipe
-from examples.training.trainer import ResetMemoryCallback
 from modeling_ait import AiTConfig
 from modeling_ait.memory_ait import make_initial_memory
 from tests.examples.conftest import TINY_MODEL

@@ -411,4 +411,10 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{blob.etag}"', "X-Repo-Commit": oid}
         if blob.is_lfs:
             headers |= {"X-Linked-Etag": f'"{blob.etag}"', "X-Linked-Size": str(len(blob.content))}
-        self.answer(blob.content, **headers)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked is None:
+            self.answer(blob.content, **headers)
+            return
+        first, last = int(asked[1]), int(asked[2])
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(blob.content)}"
+        self.answer(blob.content[first : last + 1], 206, **headers)

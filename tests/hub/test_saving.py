@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -15,7 +16,7 @@ from transformers.utils import logging
 
 import modeling_ait
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTModel
-from modeling_ait.saving_ait import stage_files
+from modeling_ait.saving_ait import is_broken, stage_files
 
 from .loading import assert_same_model, assert_same_weights, load_elsewhere
 
@@ -312,3 +313,14 @@ def test_killed_save_leaves_one_of_the_two_checkpoints_whole(make_trained, run_p
         assert_same_weights(AiTForImageClassification.from_pretrained(folder), new)
     assert winners[:2] == [old, old]
     assert winners[-1] is new
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, False), (float("nan"), True), (float("inf"), True)])
+def test_parts_of_a_quantized_weight_are_looked_at(value, expected):
+    # Such weights answer neither `isfinite` nor `abs`.
+    weight = SimpleNamespace(
+        __tensor_flatten__=lambda: (["qdata", "scale"], None),
+        qdata=torch.ones(2, 3, dtype=torch.int8),
+        scale=torch.tensor([1.0, value]),
+    )
+    assert is_broken(weight) is expected

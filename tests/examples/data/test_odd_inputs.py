@@ -341,7 +341,7 @@ def test_several_splits_and_shards_are_read_as_the_hub_lays_them(tmp_path):
 def test_missing_shard_is_refused(kept, missing, tmp_path):
     for index in kept:
         write_parquet(tmp_path / f"train-0000{index}-of-00003.parquet", ["a", "b"])
-    assert f"has {len(kept)} of its 3 parquet files; missing are those with the numbers {missing}." in refuse(tmp_path)
+    assert f"has {len(kept)} of its 3 files; missing are those with the numbers {missing}." in refuse(tmp_path)
 
 
 def test_numbered_files_are_the_training_split(tmp_path):

@@ -8,9 +8,10 @@ import torch
 import yaml
 
 from examples.errors import InputError
-from examples.training.arguments import choose_workers, parse_arguments, refuse_unused_arguments
+from examples.training.arguments import parse_arguments, refuse_unused_arguments
 from examples.training.loop import USED_ARGUMENTS
 from examples.training.model import build_model
+from examples.training.workers import choose_workers
 
 
 RECIPES = sorted((Path(__file__).parents[3] / "examples" / "recipes").glob("*.yaml"))

@@ -7,13 +7,8 @@ import torch
 from transformers import TrainerState, TrainingArguments
 
 from examples.errors import InputError
-from examples.training.trainer import (
-    AiTTrainer,
-    CompleteLogCallback,
-    EpochCallback,
-    adapt_arguments,
-    average_logged_loss,
-)
+from examples.training.callbacks import CompleteLogCallback, EpochCallback
+from examples.training.trainer import AiTTrainer, adapt_arguments, average_logged_loss
 
 
 @pytest.fixture

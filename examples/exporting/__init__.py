@@ -1,0 +1,1 @@
+"""What `examples.export` writes: graphs, quantized models, and the folders around them."""
