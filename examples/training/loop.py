@@ -273,11 +273,15 @@ def run_loop(
             elif is_epoch_end:
                 shown.show(epoch)
             if is_due(training.save_strategy, training.save_steps, step, is_epoch_end):
-                progress = {"step": step, "epoch": epoch, "num_batches": num_batches}
+                # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
+                progress = {
+                    "step": step,
+                    "epoch": epoch,
+                    "num_batches": num_batches,
+                    "scheduler": scheduler.state_dict(),
+                }
                 progress["loss_sum"] = accelerator.reduce(loss_sum, "mean").item()
                 progress["seconds"] = time.perf_counter() - start
-                # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
-                progress["scheduler"] = scheduler.state_dict()
                 save_checkpoint(accelerator, Path(str(training.output_dir)), step, progress, training.save_total_limit)
             if step == num_steps:
                 break
