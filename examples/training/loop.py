@@ -263,8 +263,7 @@ def run_loop(
             step += 1
             shown.advance(step)
             is_epoch_end = num_batches == len(train_loader)
-            if is_epoch_end:
-                epoch, num_batches = epoch + 1, 0
+            epoch, num_batches = (epoch + 1, 0) if is_epoch_end else (epoch, num_batches)
             if is_due(training.logging_strategy, training.logging_steps, step, is_epoch_end):
                 shown.show_log(step, {**log.take_means(accelerator), "learning_rate": scheduler.get_last_lr()[0]})
             if is_due(training.eval_strategy, training.eval_steps or training.logging_steps, step, is_epoch_end):
@@ -273,15 +272,11 @@ def run_loop(
             elif is_epoch_end:
                 shown.show(epoch)
             if is_due(training.save_strategy, training.save_steps, step, is_epoch_end):
-                # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
-                progress = {
-                    "step": step,
-                    "epoch": epoch,
-                    "num_batches": num_batches,
-                    "scheduler": scheduler.state_dict(),
-                }
+                progress = {"step": step, "epoch": epoch, "num_batches": num_batches}
                 progress["loss_sum"] = accelerator.reduce(loss_sum, "mean").item()
                 progress["seconds"] = time.perf_counter() - start
+                # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
+                progress["scheduler"] = scheduler.state_dict()
                 save_checkpoint(accelerator, Path(str(training.output_dir)), step, progress, training.save_total_limit)
             if step == num_steps:
                 break
