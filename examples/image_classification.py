@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     from examples.data.loading import load_image_data
     from examples.training.metrics import compute_metrics
     from examples.training.model import build_model
+    from examples.training.picture import draw_run
     from examples.training.progress import quieten_libraries
     from examples.training.publishing import push_folder
     from examples.training.results import describe_command, report_run
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
             )
             command = describe_command("examples.image_classification")
             report_run(trainer.save_model, model, processor, data, arguments, training, measured, command)
+            if run_arguments.visualize:
+                draw_run(model, processor, data, training)
         if should_push and training.process_index == 0:
             push_folder(training)
 

@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     from examples.data.loading import load_image_data
     from examples.training.loop import USED_ARGUMENTS, make_accelerator, make_loaders, run_loop
     from examples.training.model import build_model
+    from examples.training.picture import draw_run
     from examples.training.progress import quieten_libraries
     from examples.training.publishing import push_folder
     from examples.training.results import describe_command, report_run
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         save = partial(unwrapped.save_pretrained, is_main_process=accelerator.is_main_process)
         command = describe_command("examples.image_classification_accelerate")
         report_run(save, unwrapped, processor, data, arguments, training, measured, command)
+        if run_arguments.visualize:
+            draw_run(unwrapped, processor, data, training)
         if training.push_to_hub and accelerator.is_main_process:
             push_folder(training)
         # Leaving while another process still reports can hang it in its communication.

@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     from examples.data.sort_of_clevr import QUESTION_SIZE
     from examples.training.metrics import answer_from_questions_alone, make_metrics, score_groups
     from examples.training.model import build_model
+    from examples.training.picture import draw_run
     from examples.training.progress import quieten_libraries
     from examples.training.publishing import push_folder
     from examples.training.results import describe_command, report_run
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> None:
                 print("\nquestions: accuracy (from the question alone)")
                 for name, accuracy in measured["accuracy_by_group"].items():
                     print(f"  {name}: {100 * accuracy:.1f} % ({100 * alone[name]:.1f} %)")
+            if run_arguments.visualize:
+                draw_run(model, processor, data, training)
         if should_push and training.process_index == 0:
             push_folder(training)
 

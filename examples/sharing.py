@@ -30,7 +30,7 @@ CODE_FILES = {
 }
 MODEL_FILES = re.compile(
     r"README\.md|config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-    r"|preprocessor_config\.json|example\.png|results\.json"
+    r"|preprocessor_config\.json|(example|memory)\.png|results\.json"
 )
 
 

@@ -30,7 +30,7 @@ def test_readme_python_runs(make_model, tmp_path):
     ViTImageProcessorPil(size={"height": 8, "width": 12}).save_pretrained(folder)
     Image.new("RGB", (20, 30), (200, 30, 30)).save(folder / "example.png")
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     # Pushing is tested against a local server, in tests/hub.
     code = "\n".join(block for block in blocks if PUSH not in block)
     code += "\nassert outputs.retrieval_attentions[0].shape == (1, 6, 3)\nassert (after <= before + 1e-3).all()\n"

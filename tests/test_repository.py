@@ -15,12 +15,13 @@ REPOSITORY = Path(__file__).parents[1]
 ROOMS = {
     "examples": {
         *("examples.training", "examples.comparison", "examples.benchmarking", "examples.baselines", "examples.data"),
-        *("examples.exporting", "conversion"),
+        *("examples.exporting", "examples.visualization", "conversion"),
     },
     "examples.exporting": {"examples.training", "examples.data"},
     "examples.benchmarking": {"examples.comparison", "examples.training", "examples.baselines", "examples.data"},
     "examples.comparison": {"examples.training", "examples.baselines", "examples.data"},
-    "examples.training": {"examples.baselines", "examples.data"},
+    "examples.training": {"examples.baselines", "examples.data", "examples.visualization"},
+    "examples.visualization": {"examples.data"},
     "examples.baselines": set(),
     "examples.data": set(),
     "conversion": set(),

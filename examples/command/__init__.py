@@ -30,7 +30,7 @@ COMMANDS = {
 }
 # What the extra `examples` installs, by the names of the import.
 NEEDED = (
-    *("PIL", "accelerate", "datasets", "evaluate", "filelock", "matplotlib", "pyarrow", "safetensors"),
+    *("PIL", "accelerate", "datasets", "evaluate", "filelock", "matplotlib", "peft", "psutil", "pyarrow"),
     *("scipy", "sklearn", "tqdm", "yaml"),
 )
 INSTALL = "pip install 'modeling-ait[examples]'"

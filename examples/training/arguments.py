@@ -140,6 +140,9 @@ class RunArguments:
     _argument_group_name: ClassVar[str] = "run"
 
     restart: bool = field(default=False, metadata={"help": "Start anew where an unfinished run could be resumed."})
+    visualize: bool = field(
+        default=True, metadata={"help": "Draw the memories at the end, as memory.png, in seconds."}
+    )
     verbose: bool = field(
         default=False, metadata={"help": "Show every log of the Trainer, and the bars and warnings of the libraries."}
     )

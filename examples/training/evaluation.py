@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from examples.data.arguments import DataArguments
 from examples.data.files import shorten
-from examples.data.images import ImageClassificationDataset, ImagePixelsDataset
+from examples.data.images import ImageClassificationDataset, ImagePixelsDataset, collate_batch
 from examples.data.loading import ImageData, load_image_data
 from examples.data.questions import GroupedQuestionsDataset, QuestionsDataset, load_questions
 from examples.data.sort_of_clevr import QUESTION_TYPES
@@ -118,7 +118,7 @@ def is_recorded_data(record: dict[str, Any], data: DataArguments) -> bool:
 def predict_logits(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> torch.Tensor:
     """Logits of all samples in their order, (num_samples, num_labels), float32 on the CPU."""
     device, parts = next(model.parameters()).device, []
-    loader: DataLoader = DataLoader(dataset, batch_size=batch_size)
+    loader: DataLoader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate_batch)
     for batch in tqdm(loader, unit="batch", leave=False, disable=None):
         inputs = {name: values.to(device) for name, values in batch.items() if name != "labels"}
         with torch.inference_mode():

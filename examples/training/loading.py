@@ -69,8 +69,10 @@ def make_image_processor(config: AiTConfig, data: DataArguments) -> ViTImageProc
 def check_output(processor: ViTImageProcessorPil, config: AiTConfig) -> None:
     """Raise a `ValueError` if images come out of the processor in another size, not finite, or all the same."""
     height, width = config.image_shape
-    images = [Image.new("RGB", (width, height), color) for color in ("black", "white")]
-    black, white = processor(images=images, return_tensors="pt")["pixel_values"]
+    is_grey = config.num_channels == 1
+    options: dict[str, Any] = {"do_convert_rgb": False} if is_grey else {}
+    images = [Image.new("L" if is_grey else "RGB", (width, height), color) for color in ("black", "white")]
+    black, white = processor(images=images, return_tensors="pt", **options)["pixel_values"]
     if tuple(black.shape[-2:]) != (height, width):
         raise ValueError(
             f"it makes images of {black.shape[-2]} x {black.shape[-1]} pixels, but the model takes {height} x {width}."
@@ -255,6 +257,21 @@ def load_checkpoint(
             reason = "its weights are a pickle that would execute code, which is refused. Save them as safetensors."
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {reason}") from error
     return model
+
+
+def choose_class(name_or_path: str) -> type[AiTPreTrainedModel]:
+    """
+    The class of a checkpoint: with questions or without.
+
+    Raises:
+        InputError: if it is no AiT, or not there.
+    """
+    try:
+        check_checkpoint_type(name_or_path)
+        saved = read_saved_json(name_or_path, CONFIG_NAME) or {}
+    except OSError as error:
+        raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {flatten_message(error)}") from error
+    return AiTForImageClassification if saved.get("question_size") is None else AiTForRelationalReasoning
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:

@@ -20,6 +20,7 @@ from examples.data.streaming import StreamedImages
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
 from examples.training.arguments import INTERVALS, refuse_empty_epochs
 from examples.training.checkpoints import claim_checkpoint, clear_place, drop_old_checkpoints, seal_checkpoint
+from examples.training.memory_use import MemoryMeter
 from examples.training.metrics import Accuracy
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import Progress, RunningMean
@@ -41,18 +42,19 @@ USED_ARGUMENTS = (
 )
 
 
-def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator) -> dict[str, float]:
-    """Accuracy and mean loss over the whole evaluation split, each sample once, whatever the number of processes."""
+def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator, meter: MemoryMeter) -> dict[str, float]:
+    """Accuracy and mean loss over the whole evaluation split, each sample once, and what the meter measures."""
     model.eval()
     accuracy, total_loss, num_samples = Accuracy(), 0.0, 0
-    for batch in loader:
-        with torch.inference_mode():
-            logits = model(pixel_values=batch["pixel_values"]).logits
-        logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
-        total_loss += torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()
-        num_samples += len(labels)
-        accuracy.add_batch(predictions=logits.argmax(dim=-1).cpu(), references=labels.cpu())
-    return {"accuracy": accuracy.compute()["accuracy"], "eval_loss": total_loss / num_samples}
+    with meter.measure(accelerator) as measured:
+        for batch in loader:
+            with torch.inference_mode():
+                logits = model(pixel_values=batch["pixel_values"]).logits
+            logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
+            total_loss += torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum").item()
+            num_samples += len(labels)
+            accuracy.add_batch(predictions=logits.argmax(dim=-1).cpu(), references=labels.cpu())
+    return {"accuracy": accuracy.compute()["accuracy"], "eval_loss": total_loss / num_samples, **measured}
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
@@ -234,6 +236,7 @@ def run_loop(
     first_step, start = progress["step"], time.perf_counter() - progress["seconds"]
     step, epoch, num_batches = first_step, progress["epoch"], progress["num_batches"]
     loss_sum = torch.zeros((), device=accelerator.device) + progress["loss_sum"]
+    meter = MemoryMeter(accelerator.unwrap_model(model))
     log = LossLog(getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None))
     show = (not training.disable_tqdm, accelerator.is_main_process, verbose)
     shown = Progress(num_steps, num_steps / steps_per_epoch, step, RunningMean(), *show)
@@ -260,12 +263,11 @@ def run_loop(
             step += 1
             shown.advance(step)
             is_epoch_end = num_batches == len(train_loader)
-            if is_epoch_end:
-                epoch, num_batches = epoch + 1, 0
+            epoch, num_batches = (epoch + 1, 0) if is_epoch_end else (epoch, num_batches)
             if is_due(training.logging_strategy, training.logging_steps, step, is_epoch_end):
                 shown.show_log(step, {**log.take_means(accelerator), "learning_rate": scheduler.get_last_lr()[0]})
             if is_due(training.eval_strategy, training.eval_steps or training.logging_steps, step, is_epoch_end):
-                evaluated = evaluate(model, eval_loader, accelerator)
+                evaluated = evaluate(model, eval_loader, accelerator, meter)
                 shown.show(step / steps_per_epoch, {**evaluated, "eval_accuracy": evaluated["accuracy"]})
             elif is_epoch_end:
                 shown.show(epoch)
@@ -280,7 +282,7 @@ def run_loop(
                 break
     shown.close()
     return {
-        **evaluate(model, eval_loader, accelerator),
+        **evaluate(model, eval_loader, accelerator, meter),
         "train_loss": accelerator.reduce(loss_sum, "mean").item() / num_steps,
         "train_seconds": time.perf_counter() - start,
         "num_steps": num_steps,

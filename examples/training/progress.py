@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 from transformers.utils import logging
 
+from examples.training.memory_use import MEASURED
+
 
 # The bar shows a new loss that often, because to read one from a GPU is to wait for it.
 SECONDS_BETWEEN_LOSSES = 0.5
@@ -177,8 +179,9 @@ def show_progress(trainer: Trainer, loss: RunningMean, verbose: bool = False) ->
 
 def collect_history(state: TrainerState) -> list[dict[str, float]]:
     """The losses and evaluations that were logged."""
+    evaluated = [f"eval_{name}" for name in ("loss", "accuracy", *MEASURED)]
     return [
-        {name: entry[name] for name in ("epoch", "step", "loss", "eval_loss", "eval_accuracy") if name in entry}
+        {name: entry[name] for name in ("epoch", "step", "loss", *evaluated) if name in entry}
         for entry in state.log_history
         if "loss" in entry or "eval_loss" in entry
     ]

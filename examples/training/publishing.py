@@ -26,6 +26,8 @@ from modeling_ait.card_ait import (
 from modeling_ait.saving_ait import stage_files
 
 
+# The picture of the memories, in the folder of a run.
+FIGURE = "memory.png"
 CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
 
 
@@ -49,8 +51,9 @@ def write_model_card(
     results: dict[str, Any],
     training: TrainingArguments,
     folder: Path,
+    has_figure: bool = False,
 ) -> None:
-    """Fill the template with what this run is, as the `README.md` of a folder."""
+    """Fill the template with what this run is, as the `README.md` of a folder, which may show a figure beside it."""
     name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
     arguments = results["arguments"]
     dataset, split = show(Path(data.name).name), show(name_split(data, arguments))
@@ -88,6 +91,7 @@ def write_model_card(
         config=model.config,
         results=results,
         arguments=arguments,
+        figure=FIGURE if has_figure else None,
     )
     (folder / "README.md").write_text(seal_card(redact(str(card))), encoding="utf-8")
 

@@ -19,7 +19,7 @@ from examples.data.images import decode_image
 from examples.data.loading import ImageData
 from examples.errors import InputError
 from examples.sharing import join_call, redact
-from examples.training.publishing import write_model_card
+from examples.training.publishing import FIGURE, write_model_card
 from modeling_ait import AiTForImageClassification, AiTPreTrainedModel, __version__
 from modeling_ait.card_ait import CARD_FILE, is_users_card
 from modeling_ait.saving_ait import stage_files
@@ -157,6 +157,7 @@ def report_run(
         # Of a model that stood here before.
         (output_dir / "README.md").unlink(missing_ok=True)
     (output_dir / PREVIOUS_RESULTS_FILE).unlink(missing_ok=True)
+    (output_dir / FIGURE).unlink(missing_ok=True)
     print(describe_accuracy(results))
     if not is_classifier:
         print(f"Saved in {output_dir}.")

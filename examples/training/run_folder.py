@@ -36,7 +36,7 @@ logger = logging.get_logger(__name__)
 ARGUMENTS_FILE = "run_arguments.json"
 LOCK_FILE = ".lock"
 # What a finished run writes over. In a folder that no run has been in, they are somebody's work.
-WRITTEN_FILES = (*FILES_OF_A_MODEL, "training_args.bin", "example.png", RESULTS_FILE)
+WRITTEN_FILES = (*FILES_OF_A_MODEL, "training_args.bin", "example.png", "memory.png", RESULTS_FILE)
 # Arguments that change nothing in the model: where it is, how a run is shown, logged and shared, and how the same
 # samples are fetched.
 NEUTRAL_ARGUMENTS = {

@@ -38,6 +38,7 @@ from examples.training.checkpoints import (
 )
 from examples.training.label_smoothing import SharesSmoother
 from examples.training.loading import load_weights
+from examples.training.memory_use import MemoryMeter
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, collect_history, show_progress
 from examples.training.publishing import write_trainer_card
@@ -74,6 +75,8 @@ class AiTTrainer(Trainer):
         self.checkpoint_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.running_loss = RunningMean()
         self.loss_parts: dict[str, list[torch.Tensor]] = {"task_loss": [], "balance_loss": []}
+        self.add_callback(meter := MemoryMeter(self.model, is_active=not self.args.torch_compile))
+        self.memory_meter = meter
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # Read before, because the Trainer takes the labels out for label smoothing.
@@ -108,10 +111,11 @@ class AiTTrainer(Trainer):
         # Evaluation in half precision would cast the trained weights for good, and they would be saved so.
         casts = not self.is_in_train and (self.args.bf16_full_eval or self.args.fp16_full_eval)
         trained = [parameter.data.clone() for parameter in self.model.parameters()] if casts else []
-        output = super().evaluation_loop(*args, **kwargs)
+        with self.memory_meter.measure(self.accelerator, f"{kwargs.get('metric_key_prefix', 'eval')}_") as measured:
+            output = super().evaluation_loop(*args, **kwargs)
         for parameter, values in zip(self.model.parameters(), trained):
             parameter.data = values.to(parameter.device)
-        return output
+        return output._replace(metrics={**output.metrics, **measured})
 
     def _save_checkpoint(self, model, trial=None):
         folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

@@ -36,6 +36,8 @@ def make_tiny_flags(output_dir, model_config=None, **flags):
         "report_to": "none",
         "use_cpu": True,
         "disable_tqdm": True,
+        # It takes longer than such a training.
+        "visualize": False,
         "output_dir": str(output_dir),
         "model_config": json.dumps({**TINY_MODEL, **(model_config or {})}),
     }

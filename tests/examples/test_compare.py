@@ -49,6 +49,8 @@ def recipe(tmp_path):
         "report_to": "none",
         "use_cpu": True,
         "logging_steps": 1,
+        # It takes longer than such a training.
+        "visualize": False,
         "model_config": TINY_MODEL,
     }
     path.write_text(yaml.safe_dump(fields))

@@ -225,7 +225,7 @@ def test_script_redacts_what_its_libraries_log(monkeypatch):
 
 def test_push_takes_the_files_of_the_model_alone(tmp_path):
     kept = ["README.md", "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "modeling_ait.py"]
-    kept += ["model.safetensors.index.json", "preprocessor_config.json", "results.json", "example.png"]
+    kept += ["model.safetensors.index.json", "preprocessor_config.json", "results.json", "example.png", "memory.png"]
     left = [
         "training_args.bin",
         ".lock",

@@ -54,6 +54,7 @@ def test_training_script_pushes_the_finished_folder(hub, run_python, tmp_path, s
         "README.md",
         "config.json",
         "example.png",
+        "memory.png",
         "model.safetensors",
         "preprocessor_config.json",
         "results.json",

@@ -159,9 +159,8 @@ def test_mistakes_end_with_one_line(arguments_of_process, monkeypatch):
 
 
 def test_commands_are_modules_of_this_clone():
-    later = {"visualize", "export"}
     for name, (module, _) in COMMANDS.items():
-        assert name in later or find_spec(module) is not None, name
+        assert find_spec(module) is not None, name
 
 
 def test_needed_packages_are_those_of_the_extra():

@@ -166,7 +166,7 @@ def test_recipe_may_hold_what_is_for_its_baselines(tmp_path):
 )
 @pytest.mark.parametrize("script", ["trainer", "loop"])
 def test_workers_are_chosen_by_where_images_are(script, flags, is_cached, num_processors, num_workers, monkeypatch):
-    monkeypatch.setattr("examples.data.storage.count_processors", lambda: num_processors)
+    monkeypatch.setattr("examples.training.workers.count_processors", lambda: num_processors)
     recipe = str(RECIPES[0].with_name("digits.yaml"))
     data, _, _, training = parse_arguments([recipe, "--use_cpu", "--cache_images", str(is_cached), *flags], None)
     if script == "loop":

@@ -1,0 +1,1 @@
+"""Looking at a memory: numbers first, pictures of them apart."""
