@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
             accelerator, model, loaders, training, checkpoint, model_arguments.reset_memory, run_arguments.verbose
         )
         unwrapped = accelerator.unwrap_model(model)
-        save = partial(unwrapped.save_pretrained, is_main_process=accelerator.is_main_process)
+        # Where FSDP has spread the weights, the first process gets them whole.
+        weights = accelerator.get_state_dict(unwrapped)
+        save = partial(unwrapped.save_pretrained, is_main_process=accelerator.is_main_process, state_dict=weights)
         command = describe_command("examples.image_classification_accelerate")
         report_run(save, unwrapped, processor, data, arguments, training, measured, command)
         if run_arguments.visualize:
