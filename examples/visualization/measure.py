@@ -164,7 +164,8 @@ def read_write_attentions(model: PreTrainedModel, batch: dict[str, torch.Tensor]
     """
     How a batch would be written, (num_layers, num_heads, num_slots, batch_size, num_tokens); no memory changes.
 
-    The tokens of all images compete, in each layer as evaluation has them, with nothing written in those before. Of a question that the image does not see there is no token here.
+    The tokens of all images compete, in each layer as evaluation has them, with nothing written in those before. Of a
+    question that the image does not see there is no token here.
 
     Args:
         model: As for `observe`.
