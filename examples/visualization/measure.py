@@ -164,21 +164,15 @@ def read_write_attentions(model: PreTrainedModel, batch: dict[str, torch.Tensor]
     """
     How a batch would be written, (num_layers, num_heads, num_slots, batch_size, num_tokens); no memory changes.
 
-    The tokens of all images compete. Of a question that the image does not see there is no token here.
+    The tokens of all images compete, in each layer as evaluation has them, with nothing written in those before. Of a
+    question that the image does not see there is no token here.
 
     Args:
         model: As for `observe`.
         batch: As for `observe`.
     """
-    memories = get_encoder(model).memories
-    before = [memory.clone() for memory in memories]
-    try:
-        with keep_as_it_is(model):
-            outputs = model(**select_inputs(model, batch), update_memory=True, output_workspace=True)
-    finally:
-        with torch.no_grad():
-            for memory, kept in zip(memories, before):
-                memory.copy_(kept)
+    with keep_as_it_is(model):
+        outputs = model(**select_inputs(model, batch), output_workspace=True)
     return torch.stack(outputs.write_attentions).float().cpu()
 
 
