@@ -31,8 +31,9 @@ DEVICE_FLOPS, DEVICE_BYTES = 2e14, 2e12
 # Bytes per second and seconds per message.
 LINKS = {"10 Gb/s": (1.25e9, 3e-5), "100 Gb/s": (1.25e10, 1e-5), "400 Gb/s": (5e10, 1e-5), "NVLink": (4.5e11, 5e-6)}
 NUM_SIMULATED = (2, 4, 8, 16, 32, 64, 128, 256, 512)
-# Times that a process reads what it has gathered: to find the largest, to sort out NaN, twice to select, to mark.
-NUM_READS = 6
+# Times that a process reads or writes what it has gathered: to put it in order and find the largest 3, to select by
+# digits 4, to compare, count and mark the equal ones 5.
+NUM_READS = 12
 
 
 @dataclass
@@ -168,10 +169,10 @@ def simulate(num_processes: int, link: str) -> dict[str, Any]:
     width, mlp = config.hidden_size, config.intermediate_size
     flops_per_token = 2 * (4 * width**2 + 2 * width * mlp) + 4 * num_tokens * width
     computed = 3 * SIMULATED["images_per_process"] * num_tokens * flops_per_token / DEVICE_FLOPS
-    # Each process receives what the others have; a sum by halves moves everything twice. Five messages to log2 others.
+    # A gathering passes what each process has from one to the next; a sum by halves moves everything twice.
     gathered = exchanged["gathered"] * (num_processes - 1)
     summed = 2 * exchanged["summed"] * (num_processes - 1) / num_processes
-    messages = 5 * latency * (num_processes - 1).bit_length()
+    messages = latency * (num_processes - 1 + 4 * (num_processes - 1).bit_length())
     selected = NUM_READS * exchanged["gathered"] * num_processes / DEVICE_BYTES
     exchange = (gathered + summed) / bytes_per_second + messages + selected
     return {
