@@ -17,6 +17,7 @@ from pathlib import Path
 COMMANDS = {
     "train": ("examples.image_classification", "train on a recipe or a folder of images: ait train digits"),
     "train-loop": ("examples.image_classification_accelerate", "the same as an explicit Accelerate loop"),
+    "lora": ("examples.lora", "adapt a checkpoint to other images by LoRA"),
     "evaluate": ("examples.evaluate", "measure the accuracy of a checkpoint: ait evaluate runs/digits"),
     "predict": ("examples.predict", "classify a folder of images into a CSV file: ait predict path/to/images"),
     "visualize": ("examples.visualize", "draw what the memory of a checkpoint does"),
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.path.insert(0, find_scripts())
     from examples.errors import RESUME, run_script
 
-    run_script(lambda: run_command(name, arguments), RESUME if name.startswith("train") else "")
+    run_script(lambda: run_command(name, arguments), RESUME if name in ("train", "train-loop", "lora") else "")
 
 
 def find_scripts() -> str:

@@ -151,17 +151,28 @@ def check_checkpoint_type(name_or_path: str) -> None:
     Check that a checkpoint is an AiT, before anything is built from it.
 
     Raises:
-        OSError: if it has no configuration that can be read.
-        InputError: if its configuration is of another model, or of none.
+        OSError: if its folder has no configuration that can be read.
+        InputError: if there is neither such a folder nor such a Hub id, or its configuration is not an AiT's.
     """
     path = Path(name_or_path)
     if path.is_file():
         raise InputError(f"{name_or_path!r} is a file. Give the folder of a checkpoint, or a Hub id.")
     if not path.exists() and (name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1):
         raise InputError(f"There is no folder {name_or_path!r}. Give the folder of a checkpoint, or a Hub id.")
-    saved = read_saved_json(name_or_path, CONFIG_NAME)
+    try:
+        saved = read_saved_json(name_or_path, CONFIG_NAME)
+    except OSError as error:
+        if path.exists():
+            raise
+        reason = f"there is no such folder here, and as a Hub id: {flatten_message(error)}"
+        raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {reason}") from error
     if saved is None:
         raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.")
+    if (path / "adapter_config.json").exists() and not any(path.glob("model*.safetensors")):
+        raise InputError(
+            f"{name_or_path!r} is an adapter, no whole model: put it on its base by `PeftModel.from_pretrained`, "
+            "and save what `merge_and_unload()` returns."
+        )
     index = read_saved_json(name_or_path, SAFE_WEIGHTS_INDEX_NAME)
     if index is not None and not isinstance(index.get("weight_map"), dict):
         raise InputError(f"{SAFE_WEIGHTS_INDEX_NAME} of {name_or_path!r} has no `weight_map`.")

@@ -135,7 +135,7 @@ def test_mistakes_are_said_in_one_line(digits, tmp_path):
     sizes = ["--generator_train_size", "4", "--generator_test_size", "4"]
     for flags, message in (
         ([], "Name a checkpoint first"),
-        (["nowhere"], "The checkpoint 'nowhere' cannot be loaded|is no checkpoint"),
+        (["nowhere"], "The checkpoint 'nowhere' cannot be loaded: there is no such folder here, and as a Hub id: "),
         ([str(digits), "--split", "test", "--eval_split", "test"], "are the same"),
         ([str(digits), "--batch_size", "0"], "`--batch_size` must be at least 1, but got 0"),
         ([str(digits), "--device", "nowhere"], "There is no device 'nowhere'"),

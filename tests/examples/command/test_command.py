@@ -134,6 +134,9 @@ def test_command_runs_its_script_under_its_own_name(arguments_of_process, capsys
         run_command("convert-official", ["--help"])
     assert "usage: ait convert-official --checkpoint" in capsys.readouterr().out
     assert sys.argv == ["ait convert-official", "--help"]
+    with pytest.raises(SystemExit):
+        run_command("lora", ["--help"])
+    assert "usage: ait lora [RECIPE.yaml]" in capsys.readouterr().out
 
 
 def test_training_takes_the_script_of_its_data():

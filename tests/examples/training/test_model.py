@@ -224,6 +224,11 @@ def make_pickle_that_executes(folder):
     torch.save({"weight": Bomb()}, folder / "pytorch_model.bin")
 
 
+def make_adapter(folder):
+    AiTConfig(**TINY_MODEL, architectures=["AiTForImageClassification"]).save_pretrained(folder)
+    (folder / "adapter_config.json").write_text("{}")
+
+
 def make_relational(folder):
     AiTForRelationalReasoning(AiTConfig(**TINY_MODEL, question_size=18)).save_pretrained(folder)
 
@@ -248,6 +253,7 @@ def make_relational(folder):
         (make_pickle_that_executes, "a pickle that would execute code, which is refused"),
         (make_architectures_of_text, "`architectures` AiT"),
         (make_relational, "was trained with a question"),
+        (make_adapter, "is an adapter, no whole model: "),
         (lambda folder: folder.mkdir(), "it has no config.json"),
         (lambda folder: folder.write_text("text"), "is a file. Give the folder"),
     ],
