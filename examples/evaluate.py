@@ -90,10 +90,12 @@ def main(argv: list[str] | None = None) -> None:
     from examples.training.cost import check_device
     from examples.training.evaluation import choose_data, evaluate_checkpoint, is_recorded_data, read_record
     from examples.training.loading import check_checkpoint_type
+    from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
+    quieten_libraries(verbose=False)
     try:
         check_checkpoint_type(checkpoint)
     except OSError as error:

@@ -133,8 +133,10 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm.auto import tqdm
 
     from examples.data.loading import load_image_data
+    from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 
+    quieten_libraries(verbose=False)
     data = load_image_data(data_arguments)
     checkpoints = [
         {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments, data_arguments)}

@@ -225,8 +225,10 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("Name a folder of images first, before all flags.")
     table, picture = check_arguments(arguments)
     # Late, so that neither help nor a mistake in the arguments waits for them.
+    from examples.training.progress import quieten_libraries
     from examples.training.results import write_text
 
+    quieten_libraries(verbose=False)
     predictions, names = predict_folder(Path(folder), arguments)
     num_listed = min(arguments.top_k, len(names))
     write_text(table, make_table(predictions, num_listed))

@@ -2,6 +2,7 @@
 
 import time
 
+import datasets
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import ViTImageProcessorPil
@@ -26,6 +27,7 @@ def time_fetching(arguments: DataArguments, image_size: int, num_images: int) ->
     Returns:
         Images per CPU second, and the seconds of wall time that the data set took to be ready.
     """
+    datasets.disable_progress_bars()
     data = load_image_data(arguments)
     processor = ViTImageProcessorPil(size={"height": image_size, "width": image_size})
     start = time.perf_counter()

@@ -2,8 +2,10 @@
 
 import json
 
+import datasets
 import pytest
 import torch
+from transformers.utils import logging
 
 from examples import evaluate, image_classification, relational_reasoning
 from examples.data.arguments import DataArguments
@@ -67,8 +69,11 @@ def test_recorded_accuracies_of_questions_come_out_again(questions, grouped, tmp
 
 
 def test_other_data_are_not_compared(digits, capsys):
+    datasets.enable_progress_bars()
+    logging.enable_progress_bar()
     evaluate.main([str(digits), "--max_eval_samples", "20"])
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
+    assert "Flattening" not in errors and "Loading" not in errors
     assert "Accuracy on 20 images" in printed and "recorded " not in printed.replace("a recorded accuracy", "")
     assert "it is of other data" in printed
     with pytest.raises(InputError, match="`--max_difference` needs a recorded accuracy"):
