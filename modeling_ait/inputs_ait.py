@@ -22,7 +22,7 @@ def check_flags(**flags: Any) -> None:
             raise ValueError(f"`{name}` must be True, False or None, but got {show(flags[name])}.")
     if flags.get("attention_mask") is not None:
         raise ValueError("AiT attends to every token of an image: leave `attention_mask` out.")
-    for name in OWN_ARGUMENTS & flags.keys():
+    for name in OWN_ARGUMENTS.intersection(flags):
         raise ValueError(f"AiT sets `{name}` itself: leave it out.")
     number = flags.get("num_items_in_batch")
     is_number = isinstance(number, (int, float)) and number > 0

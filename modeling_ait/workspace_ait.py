@@ -451,7 +451,9 @@ class AiTWorkspace(nn.Module):
         # see each other through the memory.
         written_tokens = tokens[:, : tokens.shape[1] - num_questions]
         if update_memory:
-            memory, balance_loss, _ = self.write(memory, written_tokens, output_write_attentions, synchronize)
+            memory, balance_loss, _ = self.write(
+                memory, written_tokens, output_write_attentions=output_write_attentions, synchronize=synchronize
+            )
         elif output_write_attentions and not self.training:
             # The attention is recorded, the rest dropped. In training the write's dropout would draw random numbers.
             with torch.no_grad():

@@ -102,7 +102,8 @@ def make_model(setting: Setting) -> AiTForImageClassification | AiTForRelational
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     if setting.checkpointing:
-        model.activation_checkpointing_enable()
+        # Newer versions of transformers have renamed it.
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
     return model.train()
 
 

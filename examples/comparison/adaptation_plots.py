@@ -80,8 +80,5 @@ def draw_adaptation(results: dict[str, Any], path: Path) -> None:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     with stage_files(path.parent) as staging:
-        for ending in ("png",):
-            # Without a date and with fixed identifiers, so that the same results give the same file.
-            metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(Path(staging, f"{path.stem}.{ending}"), dpi=110, metadata=metadata)
+        figure.savefig(Path(staging, f"{path.stem}.png"), dpi=110)
     pyplot.close(figure)
