@@ -29,9 +29,7 @@ def test_results_and_plots_of_given_checkpoints(checkpoint, tmp_path, capsys):
     file, weights = tmp_path / "results" / "adaptation.json", (checkpoint / "model.safetensors").read_bytes()
     flags = [*TINY, *DATA, "--results", str(file), "--checkpoints", str(checkpoint), str(checkpoint)]
     online_adaptation.main([*flags, "--update_rates", "0.01"])
-    assert {path.name for path in file.parent.iterdir()} == {
-        f"adaptation.{ending}" for ending in ("json", "png")
-    }
+    assert {path.name for path in file.parent.iterdir()} == {f"adaptation.{ending}" for ending in ("json", "png")}
     results = json.loads(file.read_text())
     assert (results["kind"], results["seeds"]) == ("online adaptation", [0, 1])
     first, second = results["models"]
