@@ -1,8 +1,4 @@
 """Scripts that turn other checkpoints into AiT checkpoints. Not part of the installed package."""
 
-import logging
-
-
-# Where torchao is installed, every import of transformers' models says on stderr which of its kernels it cannot load.
-for name in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+# First of all, because it quietens what transformers says on stderr when it is imported.
+import examples.errors  # noqa: F401

@@ -85,27 +85,21 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint, arguments, given = parse(list(sys.argv[1:] if argv is None else argv))
     output = None if arguments.output is None else make_place(arguments.output)
     # Late, so that neither help nor a mistake in the arguments waits for them.
-    import torch
-
-    from examples.training.cost import check_device
+    from examples.training.cost import choose_device
     from examples.training.evaluation import choose_data, evaluate_checkpoint, is_recorded_data, read_record
-    from examples.training.loading import check_checkpoint_type
+    from examples.training.loading import choose_class
     from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = choose_device(arguments.device)
     quieten_libraries(verbose=False)
-    try:
-        check_checkpoint_type(checkpoint)
-    except OSError as error:
-        raise InputError(f"The checkpoint {checkpoint!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    model_class = choose_class(checkpoint)
     record = read_record(checkpoint)
     data = choose_data(record, given)
     recorded_size = record.get("arguments", {}).get("per_device_eval_batch_size")
     batch_size = arguments.batch_size or (recorded_size if isinstance(recorded_size, int) else 64)
     is_same = is_recorded_data(record, data)
-    evaluation = evaluate_checkpoint(checkpoint, data, batch_size, device)
+    evaluation = evaluate_checkpoint(checkpoint, model_class, data, batch_size, device)
     differences = find_differences(evaluation, record) if is_same else {}
     show_accuracies(evaluation, differences)
     if not is_same:

@@ -64,7 +64,7 @@ def evaluate_checkpoint(
     indices = find_indices(checkpoint, dict(model.config.id2label or {}), data)
     processor = load_image_processor(checkpoint, model.config, data_arguments, is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
-    pixels = torch.stack([dataset[index] for index in range(len(dataset))])
+    pixels = dataset.get_batch(range(len(dataset)))
     labels = torch.tensor([indices[label] for label in data.evaluation[data.label_column][:]])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows: list[dict[str, Any]] = []

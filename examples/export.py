@@ -127,16 +127,10 @@ def refuse_existing_files(folder: Path, overwrite: bool) -> None:
 def load_model(checkpoint: str) -> "AiTPreTrainedModel":
     """Load a checkpoint as the class that it was saved as, in float32 and evaluation mode."""
     import torch
-    from transformers.utils import CONFIG_NAME
 
-    from examples.training.loading import MODEL_CLASSES, check_checkpoint_type, load_checkpoint, read_saved_json
+    from examples.training.loading import MODEL_CLASSES, load_checkpoint, read_config
 
-    try:
-        check_checkpoint_type(checkpoint)
-        saved = read_saved_json(checkpoint, CONFIG_NAME) or {}
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"The checkpoint {checkpoint!r} cannot be loaded: {reason}") from error
+    saved = read_config(checkpoint)
     if saved.get("quantization_config") is not None:
         raise InputError(f"{checkpoint!r} is quantized already. Export the checkpoint that it was made from.")
     classes = {model_class.__name__: model_class for model_class in MODEL_CLASSES}

@@ -111,7 +111,7 @@ def load_images(
     processor = load_image_processor(checkpoint, model.config, data_arguments, is_resized=False)
     dataset = ImagePixelsDataset(data.evaluation, data.image_column, processor)
     labels = torch.tensor(data.evaluation[data.label_column][:])
-    return Images(torch.stack([dataset[index] for index in range(len(dataset))]), labels)
+    return Images(dataset.get_batch(range(len(dataset))), labels)
 
 
 def load_model(checkpoint: str, **fields: Any) -> "AiTForImageClassification":

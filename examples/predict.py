@@ -115,12 +115,11 @@ def predict_folder(folder: Path, arguments: PredictArguments) -> tuple[list[Pred
 
     from examples.data.arguments import DataArguments
     from examples.data.files import normalize_name
-    from examples.training.cost import check_device
+    from examples.training.cost import choose_device
     from examples.training.loading import load_checkpoint, load_image_processor
     from modeling_ait import AiTForImageClassification
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = choose_device(arguments.device)
     files = list_images(folder, arguments.allow_outside_files)
     checkpoint = str(arguments.checkpoint)
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval().to(device)

@@ -149,6 +149,7 @@ def push_files(
     # Late, for scripts that push nothing.
     from huggingface_hub import HfApi
 
+    from examples.errors import flatten_message
     from modeling_ait.card_ait import CARD_FILE, advise, choose_card, read_remote_card
 
     try:
@@ -171,7 +172,7 @@ def push_files(
         )
     except Exception as error:
         # Which exception tells a wrong token, a taken name or a missing network changes between versions.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {flatten_message(error)}"
         advice = advise(error)
         raise error_class(f"{state}, but could not be pushed to {repo_id!r}. {advice} ({reason})") from error
     return repo_id

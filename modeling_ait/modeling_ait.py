@@ -239,8 +239,9 @@ class AiTModel(AiTPreTrainedModel):
         if update_memory is None:
             update_memory = self.is_written_in_training()
         update_memory = update_memory and self.memory.num_layers > 0
+        has_others = update_memory and count_processes() > 1
         # Evaluation never waits for other processes: one may evaluate alone.
-        is_shared = update_memory and self.training and count_processes() > 1
+        is_shared = has_others and self.training
         synchronize = is_shared and self.config.synchronize_memory
         # With a device map the hooks of accelerate move the inputs.
         device = None if hasattr(self, "_hf_hook") or hasattr(self, "hf_device_map") else self.device
@@ -254,7 +255,7 @@ class AiTModel(AiTPreTrainedModel):
             )
         num_questions = self.embeddings.count_appended_questions(question)
         memories: list = self.memory() or [None] * len(self.layers)
-        if update_memory and count_processes() > 1:
+        if has_others:
             # FSDP2 casts what a layer takes and returns if it is of floating point: rounded anew in every step, a
             # memory would stay where it is for small update rates.
             memories = [pack_memory(memory) for memory in memories]

@@ -162,9 +162,8 @@ def attend_through_bottleneck(
     """
     shape, num_tokens = queries.shape[:2], len(tokens)
     queries = queries.flatten(0, 1)  # (num_heads * num_slots, hidden_size)
-    num_kept = num_tokens if bottleneck_size is None else min(bottleneck_size, num_tokens)
     # Measured: products with mostly empty matrices are the faster form when a third of the tokens or more is kept.
-    if 3 * num_kept < num_tokens:
+    if bottleneck_size is not None and 3 * bottleneck_size < num_tokens:
         selected = BottleneckAttention.apply(queries, tokens, bottleneck_size, synchronize)
     else:
         attention, kept_logits, kept_tokens = compete(queries, tokens, bottleneck_size, synchronize)

@@ -9,6 +9,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modeling_ait import AiTConfig, AiTForImageClassification
 
 
+# 8 x 12 images (not square), 6 patches, fewer tokens kept than there are.
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": (8, 12),
+    "patch_size": 4,
+    "num_memory_slots": 3,
+    "memory_slot_size": 4,
+    "num_memory_heads": 2,
+    "bottleneck_size": 5,
+    "memory_dropout_prob": 0.0,
+    "num_labels": 3,
+}
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
@@ -26,24 +43,10 @@ def working_directory():
 
 @pytest.fixture
 def make_config():
-    """Factory of tiny configurations: 8 x 12 images (not square), 6 patches, fewer tokens kept than there are."""
+    """Factory of tiny configurations, see `TINY`."""
 
     def make(**fields):
-        tiny = {
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 24,
-            "image_size": (8, 12),
-            "patch_size": 4,
-            "num_memory_slots": 3,
-            "memory_slot_size": 4,
-            "num_memory_heads": 2,
-            "bottleneck_size": 5,
-            "memory_dropout_prob": 0.0,
-            "num_labels": 3,
-        }
-        return AiTConfig(**{**tiny, **fields})
+        return AiTConfig(**{**TINY, **fields})
 
     return make
 

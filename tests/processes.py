@@ -1,7 +1,6 @@
 """Training a tiny model on several processes, for the tests of the exchange between them."""
 
 import os
-import socket
 import traceback
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -14,24 +13,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
-from tests.examples.helpers import get_context
+from tests.conftest import TINY
+from tests.examples.helpers import find_free_port, get_context
 
 
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "image_size": (8, 12),
-    "patch_size": 4,
-    "num_memory_slots": 3,
-    "memory_slot_size": 4,
-    "num_memory_heads": 2,
-    "bottleneck_size": 5,
-    "memory_dropout_prob": 0.0,
-    "balance_loss_coef": 0.5,
-    "num_labels": 3,
-}
+SHARED = {**TINY, "balance_loss_coef": 0.5}
 NUM_STEPS, NUM_IMAGES = 3, 12
 # Images of each process, for every number of them.
 EQUAL = {1: [12], 2: [6, 6], 3: [4, 4, 4], 4: [3, 3, 3, 3]}
@@ -97,7 +83,7 @@ def draw_batch(setting: Setting, step: int, micro_batch: int):
 def make_model(setting: Setting) -> AiTForImageClassification | AiTForRelationalReasoning:
     torch.manual_seed(0)
     model_class = AiTForRelationalReasoning if "question_size" in setting.config else AiTForImageClassification
-    model = model_class(AiTConfig(**{**TINY, **setting.config}))
+    model = model_class(AiTConfig(**{**SHARED, **setting.config}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -208,9 +194,7 @@ def train_all(rank: int, num_processes: int) -> dict:
 
 def run_on_processes(function, num_processes, folder, seconds=60, limit=240):
     """Call a function on several processes; return their exit codes, what they returned and how they failed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     files = [folder / f"{rank}.pt" for rank in range(num_processes)]
     start = partial(get_context("tests.processes").Process, target=run_rank)
     processes = [start(args=(function, rank, num_processes, port, file, seconds)) for rank, file in enumerate(files)]

@@ -63,6 +63,13 @@ def check_device(device: str) -> None:
         raise InputError(f"There is no device {device!r}: {str(error).splitlines()[0]}") from error
 
 
+def choose_device(device: str | None) -> str:
+    """The device that was asked for, else a GPU where there is one; see `check_device`."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    return device
+
+
 def make_inputs(model: PreTrainedModel, setting: CostSetting) -> dict[str, torch.Tensor]:
     """Random images of the model's size, questions where it takes them, and labels."""
     config, device = model.config, setting.device

@@ -22,7 +22,7 @@ from examples.training.loading import load_checkpoint, load_image_processor, rea
 from examples.training.metrics import score_groups
 from examples.training.recipes import check_recipe
 from examples.training.results import RESULTS_FILE
-from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
+from modeling_ait import AiTConfig, AiTForRelationalReasoning, AiTPreTrainedModel
 
 
 # What decides which samples are evaluated, of the arguments that a run records.
@@ -127,12 +127,15 @@ def predict_logits(model: PreTrainedModel, dataset: Dataset, batch_size: int) ->
     return torch.cat(parts)
 
 
-def evaluate_checkpoint(checkpoint: str, arguments: DataArguments, batch_size: int, device: str) -> Evaluation:
+def evaluate_checkpoint(
+    checkpoint: str, model_class: type[AiTPreTrainedModel], arguments: DataArguments, batch_size: int, device: str
+) -> Evaluation:
     """
     Evaluate a checkpoint of either head on the data's evaluation split.
 
     Args:
         checkpoint: Folder or Hub id.
+        model_class: Its class, see `choose_class`.
         arguments: The data.
         batch_size: Samples in a batch; no prediction depends on it, but for the last bits of its logits.
         device: Where the model runs.
@@ -140,8 +143,7 @@ def evaluate_checkpoint(checkpoint: str, arguments: DataArguments, batch_size: i
     Raises:
         InputError: if the checkpoint or the data cannot be loaded, or do not fit each other.
     """
-    takes_question = (read_saved_json(checkpoint, "config.json") or {}).get("question_size") is not None
-    model_class = AiTForRelationalReasoning if takes_question else AiTForImageClassification
+    takes_question = model_class is AiTForRelationalReasoning
     model = load_checkpoint(checkpoint, model_class, is_classifier_new=False).eval().to(device)
     config: AiTConfig = model.config
     data = load_questions(arguments) if takes_question else load_image_data(arguments)

@@ -270,19 +270,24 @@ def load_checkpoint(
     return model
 
 
-def choose_class(name_or_path: str) -> type[AiTPreTrainedModel]:
+def read_config(name_or_path: str) -> dict[str, Any]:
     """
-    The class of a checkpoint: with questions or without.
+    Read the saved configuration of a checkpoint.
 
     Raises:
         InputError: if it is no AiT, or not there.
     """
     try:
         check_checkpoint_type(name_or_path)
-        saved = read_saved_json(name_or_path, CONFIG_NAME) or {}
+        return read_saved_json(name_or_path, CONFIG_NAME) or {}
     except OSError as error:
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {flatten_message(error)}") from error
-    return AiTForImageClassification if saved.get("question_size") is None else AiTForRelationalReasoning
+
+
+def choose_class(name_or_path: str) -> type[AiTPreTrainedModel]:
+    """The class of a checkpoint, see `read_config`: with questions or without."""
+    has_question = read_config(name_or_path).get("question_size") is not None
+    return AiTForRelationalReasoning if has_question else AiTForImageClassification
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Path) -> None:

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from examples.errors import InputError
 from examples.training.checkpoints import is_complete_checkpoint
 from examples.training.trainer import AiTTrainer
 from modeling_ait import AiTForImageClassification
-from tests.examples.helpers import assert_same_weights, read_results
+from tests.examples.helpers import assert_same_weights, find_free_port, read_results
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -374,9 +373,7 @@ def test_checkpoint_is_fine_tuned_with_a_new_head(script, make_flags, image_fold
 def test_two_processes_evaluate_every_sample_once(script, make_flags, tmp_path):
     """51 samples in batches of 20 on two processes: what is padded for even batches must not count."""
     folder = tmp_path / "run"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     launch = ["--nproc_per_node=2", f"--master_port={port}", "-m", script.__name__]
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *launch, *make_flags(folder)],

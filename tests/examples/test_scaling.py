@@ -10,7 +10,7 @@ import pytest
 from examples import scaling
 from examples.errors import InputError
 from modeling_ait import AiTConfig
-from tests.processes import TINY, run_on_processes
+from tests.processes import SHARED, run_on_processes
 from tests.test_distributed_ait import count_exchange
 
 
@@ -19,10 +19,10 @@ def test_bytes_are_those_that_the_collectives_take(tmp_path, synchronize):
     config = {"synchronize_memory": synchronize}
     codes, results, errors = run_on_processes(partial(count_exchange, config=config), 2, tmp_path)
     assert codes == [0, 0], errors
-    expected = scaling.count_exchanged(AiTConfig(**TINY, **config), 2)
+    expected = scaling.count_exchanged(AiTConfig(**SHARED, **config), 2)
     # Beside those of the layers there is one number in a step: whether all memories are finite.
     for sizes, _ in results:
-        assert sum(sizes) == 4 * synchronize + TINY["num_hidden_layers"] * sum(expected.values())
+        assert sum(sizes) == 4 * synchronize + SHARED["num_hidden_layers"] * sum(expected.values())
 
 
 def test_bytes_do_not_grow_with_the_batch_and_gathering_grows_with_the_processes():

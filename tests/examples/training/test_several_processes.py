@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from examples import image_classification, image_classification_accelerate
 from examples.errors import run_script
 from modeling_ait import AiTModel
 from tests.examples.conftest import make_tiny_flags
-from tests.examples.helpers import assert_same_weights, get_context, read_results
+from tests.examples.helpers import assert_same_weights, find_free_port, get_context, read_results
 
 
 SCRIPTS = {"trainer": image_classification, "accelerate": image_classification_accelerate}
@@ -47,9 +46,7 @@ def run_rank(rank, port, log, loop, flags, killed_at):
 
 def run_on_two(loop, folder, *more, model_config=None, killed_at=None):
     """Run a script on two processes and return how they ended, and what they printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     flags = [*make_tiny_flags(folder, model_config, max_steps=4, save_strategy="steps", save_steps=2), *more]
     logs = [folder.parent / f"{rank}.log" for rank in range(2)]
     for log in logs:
