@@ -1,7 +1,9 @@
 """
 What Pillow does to one image, on a batch of bytes (n, 3, H, W) on any device.
 
-Sums are of integers, so that an image comes out the same in every batch.
+Sums are of integers, so that an image comes out the same in every batch. The kernels of torchvision's transforms give
+what Pillow gives too, but each call of them takes one strength for all its images, where every image here has its own;
+and what its transforms draw comes from one stream, which would make a sample depend on the workers.
 """
 
 from typing import Any
