@@ -54,8 +54,8 @@ class AiTConvolutionalStem(nn.Module):
 
     One convolution for each of `stem_strides`, the last with `hidden_size` channels, those before it with
     `stem_channels`, by default halved towards the first; a norm and a GELU between two. The norms are over the
-    channels of all positions together (GroupNorm with one group):
-    unlike BatchNorm no sample sees another. A stride of 1 looks at 3 x 3 positions.
+    channels of all positions together (GroupNorm with one group): unlike BatchNorm no sample sees another. A stride
+    of 1 looks at 3 x 3 positions.
     """
 
     def __init__(self, strides: list[int], config: AiTConfig):
