@@ -41,9 +41,9 @@ from examples.training.loading import load_weights
 from examples.training.memory_use import MemoryMeter
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, collect_history, show_progress
-from examples.training.publishing import write_trainer_card
 from examples.training.streams import make_stream_loader
 from examples.training.workers import choose_workers
+from modeling_ait import AiTCardMixin
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -55,7 +55,7 @@ NEEDED_TO_MEASURE = {
 }
 
 
-class AiTTrainer(Trainer):
+class AiTTrainer(AiTCardMixin, Trainer):
     """
     Trainer that logs the task loss and the balance loss apart, and keeps the balance loss under label smoothing.
 
@@ -128,10 +128,6 @@ class AiTTrainer(Trainer):
             seal_checkpoint(folder)
             best = self.state.best_model_checkpoint
             drop_old_checkpoints(folder.parent, self.checkpoint_limit, self.state.global_step, best)
-
-    def create_model_card(self, **described):
-        if self.is_world_process_zero():
-            write_trainer_card(self, **described)
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
