@@ -88,14 +88,10 @@ base.resize_positions({image_shape})
 model = PeftModel.from_pretrained(base, {model_id})"""
 OWN_MEMORY = """\
 The adapter has memories of its own, which training wrote: its `modules_to_save` names `memory`, and they are in its
-file. While it is disabled, or another one is active, those of the base model or of the other are read.
-
-"""
+file. While it is disabled, or another one is active, those of the base model or of the other are read."""
 NO_MEMORY = """\
 The adapter has no memories of its own, as its `modules_to_save` does not name `memory`: it reads those of the base
-model, as they are in the base model's checkpoint.
-
-"""
+model, as they are in the base model's checkpoint."""
 # As many labels as a card names.
 MAX_LABELS = 100
 
@@ -181,6 +177,11 @@ def describe_use(model: PreTrainedModel, name: str, adapter: Any) -> str:
     )
 
 
+def describe_memory(adapter: Any) -> str:
+    """Whose memories an adapter reads."""
+    return OWN_MEMORY if "memory" in (adapter.modules_to_save or ()) else NO_MEMORY
+
+
 def name_base(adapter: Any) -> str:
     """The base model of an adapter, without the path of a folder that nobody else has."""
     base = str(adapter.base_model_name_or_path or "")
@@ -225,7 +226,7 @@ def make_card(model: PreTrainedModel, name: str, base_model: str | None = None, 
         origin=origin,
         use=describe_use(model, name, adapter),
         question="" if config.question_size is None else ", question=question",
-        adapter_memory="" if adapter is None else OWN_MEMORY if "memory" in own_modules else NO_MEMORY,
+        adapter_memory="" if adapter is None else f"{describe_memory(adapter)}\n\n",
         rows="\n".join(f"| {what} | {value} |" for what, value in rows.items()),
     )
     return seal_card(f"---\n{data.to_yaml()}\n---\n\n{text}")
@@ -233,8 +234,13 @@ def make_card(model: PreTrainedModel, name: str, base_model: str | None = None, 
 
 def digest_card(card: ModelCard) -> str:
     """A hash of what a card says, however its metadata are laid out."""
-    metadata = json.dumps(card.data.to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256(f"{metadata}\n{SEAL.sub('', card.text).strip()}".encode()).hexdigest()[:16]
+    metadata, text = card.data.to_dict(), SEAL.sub("", PEFT_VERSION.sub("", card.text))
+    if metadata.get("library_name") == "peft":
+        # Whenever an adapter is saved, peft writes these anew into the card that is there.
+        metadata = {name: value for name, value in metadata.items() if name not in ("base_model", "tags")}
+        text = re.sub(r"^- PEFT \S+\n", "", text, flags=re.MULTILINE)
+    described = json.dumps(metadata, sort_keys=True, default=str)
+    return hashlib.sha256(f"{described}\n{text.strip()}".encode()).hexdigest()[:16]
 
 
 def seal_card(text: str) -> str:
@@ -252,7 +258,7 @@ def is_users_card(text: str) -> bool:
     """Whether somebody wrote or changed a card, which must not be replaced then."""
     try:
         card = ModelCard(text)
-        if found := SEAL.search(text):
+        if found := SEAL.search(PEFT_VERSION.sub("", text)):
             return digest_card(card) != found[1]
         if is_draft(text):
             return False

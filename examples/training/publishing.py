@@ -11,6 +11,9 @@ from examples.data.loading import ImageData
 from examples.errors import InputError
 from examples.sharing import escape_markdown, push_files, quote_code, quote_python, redact, show
 from modeling_ait.card_ait import (
+    describe_memory,
+    describe_use,
+    find_adapter,
     find_base_model,
     is_hub_id,
     make_card_data,
@@ -45,7 +48,17 @@ def write_model_card(
     folder: Path,
     has_figure: bool = False,
 ) -> None:
-    """Fill the template with what this run is, as the `README.md` of a folder, which may show a figure beside it."""
+    """
+    Fill the template with what this run is, as the `README.md` of a folder, which may show a figure beside it.
+
+    Args:
+        model: The model, or the one within a `PeftModel` whose adapter the card is of.
+        data: What it was trained on.
+        results: What was measured, and the arguments.
+        training: Arguments of the training.
+        folder: Where the card is written.
+        has_figure: Whether the figure of the memories lies there.
+    """
     name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
     arguments = results["arguments"]
     dataset, split = show(Path(data.name).name), show(name_split(data, arguments))
@@ -53,8 +66,11 @@ def write_model_card(
     # A folder of the user's own is no data set of the Hub.
     hub_id = benchmark.hub_id if benchmark is not None else data.name if is_hub_id(data.name) else None
     source = arguments.get("model_name_or_path")
+    adapter = find_adapter(model)
+    # What a base model was made from is not what its adapter belongs to.
+    base_model = find_base_model(source) if adapter is None else source
     card_data = make_card_data(
-        model, show(name), find_base_model(source), metrics=["accuracy"], datasets=[hub_id] if hub_id else None
+        model, show(name), base_model, metrics=["accuracy"], datasets=[hub_id] if hub_id else None
     ).to_dict()
     task = card_data["pipeline_tag"]
     config = {"config": show(arguments["dataset_config_name"])} if arguments.get("dataset_config_name") else {}
@@ -78,6 +94,8 @@ def write_model_card(
         dataset=escape_markdown(dataset),
         split=escape_markdown(split),
         source=None if source is None else quote_code(Path(source).name if not is_hub_id(source) else source),
+        adapter_use=None if adapter is None else describe_use(model, name, adapter),
+        adapter_memory=None if adapter is None else describe_memory(adapter),
         takes_question=model.config.question_size is not None,
         label_names=", ".join(map(escape_markdown, data.label_names)),
         config=model.config,
