@@ -76,7 +76,7 @@ for name, kind in (("trainer", AiTTrainer), ("plain-trainer", Trainer)):
     trainer.push_to_hub(dataset="Birds", dataset_tags="user/birds")
     if kind is Trainer:
         # A folder with the Trainer's card, pushed as it is.
-        trainer.save_model(folder + "/kept")
+        trainer.model.save_pretrained(folder + "/kept")
         (Path(folder, "kept", "README.md")).write_bytes(Path(folder, name, "README.md").read_bytes())
         AiTForImageClassification.from_pretrained(folder + "/kept").push_to_hub("user/kept")
         notes["plain Trainer's"] = ModelCard.load("user/" + name).content
