@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         copy_model(folder, Path(staging), with_code=True)
         repo_id = push_files(
             Path(staging),
-            arguments.repo_id,
+            str(arguments.repo_id),
             f"{str(folder)!r} is complete",
             InputError,
             arguments.private or None,
