@@ -138,8 +138,8 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
         # A mistake is better found here than in the log of every run.
         flags = [path, *passed_on, "--architecture", variant.architecture]
         parse_arguments(flags, None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
-    refuse_idle_ablations(settings, recipes, variants)
     benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
+    refuse_idle_ablations(settings, recipes, benchmarks, variants)
     planned = plan_runs(settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on)
     builders = {
         name_setting(setting._asdict()): make_builders(
