@@ -72,8 +72,8 @@ def make_figure(results: dict[str, Any]) -> Any:
     corruptions = [corruption for corruption in CORRUPTIONS if corruption in models[0]["drift"]]
     parts = figure.subfigures(3, 1, height_ratios=(1, 1.1, 1.1))
     top, bottom = (part.subplots(1, len(corruptions), sharey=True, squeeze=False)[0] for part in parts[:2])
-    for *axes, corruption in zip(top, bottom, corruptions):
-        draw_drift(*axes, models, corruption)
+    for above, below, corruption in zip(top, bottom, corruptions):
+        draw_drift(above, below, models, corruption)
     top[0].set_ylabel("accuracy, memory read only, %")
     bottom[0].set_ylabel("difference from read only, points")
     blanks = parts[2].subplots(1, 3)
