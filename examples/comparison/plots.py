@@ -60,7 +60,10 @@ def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(labels)), [escape_plot(name_model(label)) for label in labels], fontsize=9)
     axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower right", fontsize=8, frameon=False)
+    # Each panel has the same marks: those of the first row name them.
+    handles = axes[0][0].lines[:3]
+    names = ["chance", "a run", "mean of the runs"]
+    figure.legend(handles, names, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     for ending in ("png", "svg"):
         # Without a date and with fixed identifiers, so that the same results give the same file.
         figure.savefig(path.with_suffix(f".{ending}"), dpi=120, metadata={"Date": None} if ending == "svg" else None)
