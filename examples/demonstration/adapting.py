@@ -26,10 +26,10 @@ from examples.visualization.page import SMALL, Page, Sheet, wrap
 READ_ONLY, *WRITTEN = WAYS
 # Distance of a slot from the trained one beyond which a write is taken back, where there is a limit.
 LIMIT = 0.5
-BATCH_SIZE, NUM_SHOWN = 32, 6
+BATCH_SIZE, NUM_SHOWN = 32, 5
 LINES = (("read_only", "trained memory, read only", RED), ("written", "your memory, adapting", BLUE))
 # Of the severity in the curve, and the width of an image in inches.
-SHADE, WIDTH = "#e4e4e4", 0.82
+SHADE, WIDTH = "#e4e4e4", 0.75
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Adapter:
             shares = np.mean([(batch.read_only, batch.written) for batch in stream.batches], axis=0)
             name = f"Accuracy on the stream so far ({len(stream.batches)} batches of {BATCH_SIZE})"
             rows.insert(0, (name, f"{100 * shares[0]:.1f} %", f"{100 * shares[1]:.1f} %"))
-        head = [("", "trained memory, read only", "your memory"), ("---", "---:", "---:")]
+        head = [("", "trained memory", "your memory"), ("---", "---:", "---:")]
         return "\n".join(f"| {' | '.join(row)} |" for row in [*head, *rows])
 
     def measure_distance(self, stream: Stream) -> float:
@@ -149,8 +149,8 @@ def draw_curve(stream: Stream) -> str:
     """The accuracy of both memories over the stream, with the severity of the shift behind, as HTML."""
     if not stream.batches:
         return '<p class="hint">No batch has been sent yet.</p>'
-    page = Page(5.6, 2.5)
-    axis = page.add_axis(0.5, 0.42, 4.95, 1.68)
+    page = Page(4.3, 2.3)
+    axis = page.add_axis(0.45, 0.42, 3.75, 1.5)
     numbers = range(1, len(stream.batches) + 1)
     severity = [100 * batch.severity for batch in stream.batches]
     axis.fill_between(numbers, severity, step="mid", color=SHADE, linewidth=0)
@@ -158,8 +158,8 @@ def draw_curve(stream: Stream) -> str:
         values = np.array([[100 * getattr(batch, name) for batch in stream.batches]])
         axis.plot(numbers, values[0], ".", color=color, markersize=3, alpha=0.5)
         axis.plot(numbers, smooth(values, min(5, len(numbers)))[0], color=color, linewidth=1.5)
-        page.write(0.5 + 2.2 * place, 0.08, f"\u25cf {label}", color=color)
-    page.write(0.5, 0.24, "\u25a0 severity of the shift (%)", color="#8a8a8a")
+        page.write(0.45 + 1.85 * place, 0.08, f"\u25cf {label}", color=color)
+    page.write(0.45, 0.24, "\u25a0 severity of the shift (%)", color="#8a8a8a")
     axis.set_ylim(0, 102)
     axis.set_xlim(0.5, len(numbers) + 0.5)
     axis.locator_params(axis="x", integer=True, nbins=10, min_n_ticks=1)

@@ -21,7 +21,7 @@ from examples.visualization.page import Page, Panel
 
 
 # Of the pictures: the width of an image and the edge around them in inches, and dots per inch.
-CELL, EDGE, DPI = 1.05, 0.05, 170
+CELL, EDGE, DPI = 0.9, 0.05, 180
 NUM_CLASSES = 5
 
 

@@ -79,6 +79,11 @@ def name_labels(model: AiTPreTrainedModel) -> list[str]:
     return [name if listed.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(listed)]
 
 
+def are_unnamed(label_names: list[str]) -> bool:
+    """Whether these are the names that a configuration makes up."""
+    return all(name == f"LABEL_{index}" for index, name in enumerate(label_names))
+
+
 def is_at_hand(data: DataArguments) -> bool:
     """Whether a data set needs no download: the embedded and generated ones, and folders."""
     name, benchmark = str(data.dataset_name), find_benchmark(data.dataset_name)
@@ -99,7 +104,7 @@ def choose_images(checkpoint: str, given: DataArguments) -> DataArguments | None
 
 def load_images(opened: Opened, checkpoint: str, arguments: DataArguments, num_images: int) -> Images:
     """
-    The first held-out images of a data set as the model takes them.
+    The first held-out images of a data set as the model takes them; labels without a name get the data's.
 
     Raises:
         InputError: if it cannot be loaded, or has other classes.
@@ -110,6 +115,8 @@ def load_images(opened: Opened, checkpoint: str, arguments: DataArguments, num_i
         arguments = replace(arguments, generator_train_size=NUM_TRAIN_GENERATED, generator_test_size=num_test)
     data: ImageData = load_image_data(arguments)
     indices = find_indices(checkpoint, opened.model.config.id2label or {}, data)
+    if are_unnamed(opened.label_names):
+        opened.label_names = list(data.label_names)
     evaluation = data.evaluation.select(range(min(num_images, len(data.evaluation))))
     pixels = ImagePixelsDataset(evaluation, data.image_column, opened.processor)
     labels = torch.tensor([indices[label] for label in evaluation[data.label_column][:]])
@@ -137,7 +144,7 @@ def check_questions(opened: Opened, checkpoint: str, given: DataArguments) -> No
             f"{checkpoint!r} answers other questions than those of Sort-of-CLEVR: it takes {config.question_size} "
             f"numbers and has {len(opened.label_names)} answers, in place of {QUESTION_SIZE} and {len(ANSWERS)}."
         )
-    if all(name == f"LABEL_{index}" for index, name in enumerate(opened.label_names)):
+    if are_unnamed(opened.label_names):
         opened.label_names = list(ANSWERS)
     recorded = read_record(checkpoint).get("arguments", {}).get("dataset_config_name")
     opened.variant = given.dataset_config_name or recorded or opened.variant

@@ -32,10 +32,13 @@ CSS = """
 .panel img { width: 100%; height: auto; display: block; }
 .hint { color: var(--body-text-color-subdued); padding: 24px 8px; }
 .choices img, .scene img { image-rendering: pixelated; }
-.choices .grid-wrap { padding-top: 36px !important; overflow: visible !important; max-height: none !important; }
+.choices .grid-wrap {
+    padding-top: 36px !important; overflow: visible !important; min-height: 0 !important; max-height: none !important;
+}
 .choices .grid-container {
     grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; grid-auto-rows: auto !important;
 }
+.numbers th, .numbers td { padding: 6px 10px !important; overflow-wrap: normal !important; }
 @media (max-width: 640px) { .gradio-container .app { padding: 12px !important; } }
 """
 LAUNCH: dict[str, Any] = {
@@ -44,7 +47,8 @@ LAUNCH: dict[str, Any] = {
     "ssr_mode": False,
     "footer_links": [],
     "max_file_size": "20mb",
-    "css": CSS,
+    # As it is: what is given as `css` is made to hold inside the page alone, without its margins.
+    "head": f"<style>{CSS}</style>",
 }
 
 
@@ -180,8 +184,10 @@ def add_question_tab(opened: Opened) -> None:
                 alt_text="Six coloured objects",
                 format="png",
             )
-            with gradio.Row():
-                number = gradio.Number(0, label="Scene", precision=0, minimum=0, maximum=LARGEST_SCENE, min_width=100)
+            with gradio.Row(equal_height=True):
+                number = gradio.Number(
+                    0, label="Number of the scene", precision=0, minimum=0, maximum=LARGEST_SCENE, min_width=100
+                )
                 another = gradio.Button("Another scene", min_width=100)
             question = gradio.Dropdown(names, value=names[3], label="Question")
             with gradio.Row():
@@ -226,7 +232,7 @@ def add_memory_tab(opened: Opened) -> None:
         with gradio.Column(scale=3, min_width=300):
             curve = gradio.HTML(shown[1])
             images = gradio.HTML(shown[2])
-            table = gradio.Markdown(shown[3])
+            table = gradio.Markdown(shown[3], elem_classes="numbers")
     outputs = [state, curve, images, table]
     sent.click(tell(send), [state, corruption, severity, way], outputs, api_name="send")
     reset.click(lambda: present(adapter.start()), None, outputs, api_name="reset")

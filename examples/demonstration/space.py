@@ -14,7 +14,7 @@ import modeling_ait
 from examples.data.arguments import DataArguments
 from examples.demonstration.opening import Opened
 from examples.errors import InputError, make_place
-from examples.sharing import escape_markdown, list_files_to_push
+from examples.sharing import escape_markdown, list_files_to_push, quote_python
 from examples.training.results import write_text
 from modeling_ait.saving_ait import stage_files
 
@@ -109,8 +109,8 @@ def write_files(folder: Path, opened: Opened, checkpoint: str, flags: list[str],
         (folder / CHECKPOINT).mkdir()
         for name in list_files_to_push(Path(checkpoint)):
             shutil.copyfile(Path(checkpoint, name), folder / CHECKPOINT / name)
-    shown = f'str(HERE / "{CHECKPOINT}")' if is_local else repr(checkpoint)
-    listed = ", ".join(['"--checkpoint"', shown, *map(repr, flags)])
+    shown = f'str(HERE / "{CHECKPOINT}")' if is_local else quote_python(checkpoint)
+    listed = ", ".join(['"--checkpoint"', shown, *map(quote_python, flags)])
     write_text(folder / "app.py", APP.replace("{arguments}", f"[{listed}]"))
     write_text(folder / "requirements.txt", "".join(f"{name}=={find_version(name)}\n" for name in PACKAGES))
     card = SpaceCardData(
