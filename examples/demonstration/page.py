@@ -1,5 +1,6 @@
 """The page itself, in Gradio: a tab for each thing to see, and what happens when something is chosen."""
 
+import html
 import random
 from collections.abc import Callable
 from functools import wraps
@@ -14,20 +15,19 @@ from examples.demonstration import adapting, scenes
 from examples.demonstration.looking import Look, draw_look, judge, look_at, rank_classes
 from examples.demonstration.opening import Opened
 from examples.errors import InputError
-from examples.sharing import escape_markdown
+from examples.sharing import escape_markdown, show
 
 
 TITLE = "The memory of an Associative Transformer"
 # Images to choose from, and the least width of one in pixels.
 NUM_CHOICES, SMALLEST_CHOICE = 12, 112
 BATCHES_AT_ONCE = 10
-LARGEST_SCENE = 10**6
 # In seconds: how often uploads are removed, and how old they are then.
 CLEANING = (600, 1800)
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .panels { display: flex; flex-wrap: wrap; gap: 12px; }
-.panel { margin: 0; flex: 1 1 320px; background: white; border-radius: 6px; padding: 8px; box-sizing: border-box; }
+.panel { margin: 0; flex: 1 1 420px; background: white; border-radius: 6px; padding: 8px; box-sizing: border-box; }
 .panel figcaption { color: #303030; font-weight: 600; font-size: 14px; margin-bottom: 4px; overflow-wrap: anywhere; }
 .panel img { width: 100%; height: auto; display: block; }
 .hint { color: var(--body-text-color-subdued); padding: 24px 8px; }
@@ -53,14 +53,16 @@ LAUNCH: dict[str, Any] = {
 
 
 def tell(function: Callable) -> Callable:
-    """Show a mistake of the visitor's on the page, in place of a traceback in the log."""
+    """Tell the visitor of a mistake, and leave everything else on the page as it is."""
 
     @wraps(function)
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
         except InputError as error:
-            raise gradio.Error(str(error), title="This does not work", print_exception=False) from None
+            # Shown as HTML, in which a file's or a label's name may not take part.
+            gradio.Warning(html.escape(show(error)), title="This does not work")
+            return gradio.skip()
 
     return call
 
@@ -157,17 +159,19 @@ def add_question_tab(opened: Opened) -> None:
     """The tab of Sort-of-CLEVR: a scene, a question, the answer, and where the question looks."""
     names = list(scenes.QUESTIONS)
 
-    def draw_scene(number: float) -> np.ndarray:
-        return enlarge(opened.restore(scenes.make_scene(opened, int(number)).pixel_values))
+    def draw_scene(number: int | None) -> np.ndarray:
+        return enlarge(opened.restore(scenes.make_scene(opened, number).pixel_values))
 
-    def present(number: float, question: str, a: str, b: str, layer: int) -> tuple[Any, ...]:
-        scene = scenes.make_scene(opened, int(number))
+    def present(number: int | None, question: str, a: str, b: str, layer: int) -> tuple[Any, ...]:
+        scene = scenes.make_scene(opened, number)
         text, look = scenes.ask(opened, scene, question, a, b)
         said = f"**{escape_markdown(text)}** {escape_markdown(judge(opened, look))}"
         return look, rank_classes(opened, look), said, draw_look(look, layer)
 
-    def show_colors(question: str) -> Any:
-        return gradio.Dropdown(visible=scenes.has_two_objects(question))
+    def show_colors(question: str, a: str) -> tuple[Any, Any]:
+        has_two = scenes.has_two_objects(question)
+        colors = scenes.PAIR_COLORS if has_two else COLOR_NAMES
+        return gradio.Dropdown(list(colors), value=a if a in colors else "red"), gradio.Dropdown(visible=has_two)
 
     last = opened.num_layers - 1
     shown = present(0, names[3], "red", "green", last)
@@ -184,11 +188,8 @@ def add_question_tab(opened: Opened) -> None:
                 alt_text="Six coloured objects",
                 format="png",
             )
-            with gradio.Row(equal_height=True):
-                number = gradio.Number(
-                    0, label="Number of the scene", precision=0, minimum=0, maximum=LARGEST_SCENE, min_width=100
-                )
-                another = gradio.Button("Another scene", min_width=100)
+            number = gradio.Number(0, label="Number of the scene", precision=0)
+            another = gradio.Button("Another scene")
             question = gradio.Dropdown(names, value=names[3], label="Question")
             with gradio.Row():
                 a = gradio.Dropdown(list(COLOR_NAMES), value="red", label="A", min_width=100)
@@ -199,10 +200,12 @@ def add_question_tab(opened: Opened) -> None:
             slider = add_layer_slider(opened)
             pictures = gradio.HTML(shown[3])
     inputs, outputs = [number, question, a, b, slider], [state, label, said, pictures]
-    another.click(lambda: random.randrange(LARGEST_SCENE), None, number, api_visibility="private")
+    another.click(lambda: random.randrange(scenes.NUM_SCENES), None, number, api_visibility="private")
     number.change(tell(draw_scene), number, picture, api_visibility="private")
-    question.change(show_colors, question, b, api_visibility="private")
-    gradio.on([part.change for part in (number, question, a, b)], tell(present), inputs, outputs, api_name="ask")
+    gradio.on([part.change for part in (number, a, b)], tell(present), inputs, outputs, api_name="ask")
+    # The colours first, since some questions are not asked about all.
+    chosen = question.change(show_colors, [question, a], [a, b], api_visibility="private")
+    chosen.then(tell(present), inputs, outputs, api_visibility="private")
     slider.change(draw_look, [state, slider], pictures, api_visibility="private")
 
 

@@ -28,7 +28,7 @@ QUESTIONS = {
 }
 # No question about two objects has the last colour.
 PAIR_COLORS = COLOR_NAMES[:-1]
-TEST_SPLIT = 1
+TEST_SPLIT, NUM_SCENES = 1, 10**6
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,15 @@ class Scene:
     shapes: np.ndarray
 
 
-def make_scene(opened: Opened, number: int) -> Scene:
-    """Generate the held-out image of a number, from 0 on."""
+def make_scene(opened: Opened, number: int | None) -> Scene:
+    """
+    Generate the held-out image of a number.
+
+    Raises:
+        InputError: if there is no such number.
+    """
+    if number is None or not 0 <= number < NUM_SCENES:
+        raise InputError(f"There is no scene of this number: give one from 0 to {NUM_SCENES - 1}.")
     row = SortOfClevr.generate(opened.variant, 0, TEST_SPLIT, number)
     return Scene(number, opened.read(row["image"], f"scene {number}"), row["centres"], row["shapes"])
 

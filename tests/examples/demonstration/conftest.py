@@ -138,7 +138,9 @@ class Browser:
         """What a script returns, once that is true."""
         end = time.monotonic() + seconds
         while not (result := self.run(script, *arguments)):
-            assert time.monotonic() < end, f"never true: {script} {arguments}: {self.run('return document.body.innerText')}"
+            assert time.monotonic() < end, (
+                f"never true: {script} {arguments}: {self.run('return document.body.innerText')}"
+            )
             time.sleep(0.05)
         return result
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: it appears, what is chosen is answered, mistakes are told, and nothing leaves the machine."""
+"""The page in a real browser: it appears, choices are answered, mistakes are told, and nothing leaves the machine."""
 
 import re
 from urllib.parse import urlsplit
