@@ -31,6 +31,7 @@ def test_data_that_are_not_at_hand_are_left_out(tmp_path, capsys):
     record(tmp_path, dataset_name="someone/pictures")
     opened = open_checkpoint(checkpoint, DataArguments(), 20)
     assert opened.images is None and opened.example.shape == (3, 8, 8)
+    assert "comes without" not in capsys.readouterr().out
     assert not is_at_hand(DataArguments(dataset_name="cifar10")) and is_at_hand(DataArguments(dataset_name="triangle"))
     # Its classes are not those of the checkpoint: said, if it was recorded, and refused, if it was asked for.
     record(tmp_path, dataset_name="triangle")

@@ -12,7 +12,7 @@ from tests.examples.demonstration.conftest import DIGITS, save_checkpoint
 gradio = pytest.importorskip("gradio", reason="the page needs the extra `demo`")
 gradio_client = pytest.importorskip("gradio_client")
 
-from examples.demonstration.page import LAUNCH, build_page, choose_rows, enlarge, open_upload  # noqa: E402
+from examples.demonstration.page import LAUNCH, build_page, choose_rows, enlarge, open_upload, tell  # noqa: E402
 
 
 def list_tabs(page):
@@ -56,6 +56,19 @@ def test_upload_is_read_as_a_file_is(opened, tmp_path):
 def test_broken_uploads_are_refused(opened, content):
     with pytest.raises(InputError, match=r"^This file cannot be read as an image: [^<>]+\. Choose another\.$"):
         open_upload(opened, content)
+
+
+def test_mistake_is_told_and_nothing_else_changes(monkeypatch):
+    told = []
+    monkeypatch.setattr(gradio, "Warning", lambda message, title: told.append(message))
+
+    def refuse(name):
+        raise InputError(f"There is no {name}.")
+
+    assert tell(refuse)("<b>\u202e") == gradio.skip()
+    # It is shown as HTML.
+    assert told == [r"There is no &lt;b&gt;\u202e."]
+    assert tell(lambda number: number + 1)(1) == 2
 
 
 def test_choices_are_of_every_class_in_turn(opened):
