@@ -28,8 +28,12 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 .panels { display: flex; flex-wrap: wrap; gap: 12px; }
 .panel { margin: 0; flex: 1 1 420px; background: white; border-radius: 6px; padding: 8px; box-sizing: border-box; }
-.panel figcaption { color: #303030; font-weight: 600; font-size: 14px; margin-bottom: 4px; overflow-wrap: anywhere; }
+.panel figcaption {
+    color: #303030 !important; font-weight: 600; font-size: 14px; margin-bottom: 4px; overflow-wrap: anywhere;
+}
 .panel img { width: 100%; height: auto; display: block; }
+.classes .output-class, .classes .text, .prose { overflow-wrap: anywhere; text-wrap: balance; }
+.classes .output-class { text-align: center; }
 .hint { color: var(--body-text-color-subdued); padding: 24px 8px; }
 .choices img, .scene img { image-rendering: pixelated; }
 .choices .grid-wrap {
@@ -144,7 +148,7 @@ def add_image_tab(opened: Opened) -> None:
                 visible=bool(choices),
             )
             button = gradio.UploadButton("Or upload one", file_types=["image"], type="binary")
-            label = gradio.Label(shown[1], label="Classes by probability", show_heading=True)
+            label = gradio.Label(shown[1], label="Classes by probability", elem_classes="classes")
             verdict = gradio.Markdown(shown[2])
         with gradio.Column(scale=3, min_width=300):
             slider = add_layer_slider(opened)
@@ -196,7 +200,7 @@ def add_question_tab(opened: Opened) -> None:
                 b = gradio.Dropdown(list(scenes.PAIR_COLORS), value="green", label="B", min_width=100, visible=False)
         with gradio.Column(scale=3, min_width=300):
             said = gradio.Markdown(shown[2])
-            label = gradio.Label(shown[1], label="Answers by probability", show_heading=True)
+            label = gradio.Label(shown[1], label="Answers by probability", elem_classes="classes")
             slider = add_layer_slider(opened)
             pictures = gradio.HTML(shown[3])
     inputs, outputs = [number, question, a, b, slider], [state, label, said, pictures]
