@@ -26,9 +26,9 @@ $(VENV)/.trains: pyproject.toml constraints.txt
 train: $(VENV)/.trains  ## Train AiT on scikit-learn's handwritten digits, no download (minutes on 2 CPU cores)
 	$(BIN)/python -m examples.image_classification examples/recipes/digits.yaml
 
-# One thread: the tests start processes of their own, whose threads would wait for each other.
+# Two files at a time on one thread each: the tests start processes of their own, whose threads would wait for each other.
 test: setup  ## Run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 mutants: setup  ## Try small faults in the code, each of which the tests must notice (an hour on 2 CPU cores)
 	$(BIN)/python -m tests.mutation --jobs 2

@@ -136,8 +136,8 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
         # A mistake is better found here than in the log of every run.
         parse_arguments([path, *passed_on], None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     variants = list_variants(arguments.architectures, arguments.ablations)
-    refuse_idle_ablations(settings, recipes, variants)
     benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
+    refuse_idle_ablations(settings, recipes, benchmarks, variants)
     planned = plan_runs(settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on)
     builders = {
         name_setting(setting._asdict()): make_builders(

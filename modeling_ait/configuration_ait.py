@@ -151,6 +151,9 @@ class AiTConfig(AiTSavedConfig):
             patches of 8 pixels: each at least 2, or 1 in between for a convolution that keeps the size, such as
             `[3, 1, 5]`; their product is the side of the (square) patches. Between two stands a norm and a GELU.
             `None` is the paper's linear projection.
+        stem_channels (`list[int]`, *optional*):
+            Channels of these convolutions but the last, which has `hidden_size`; one fewer than `stem_strides`. By
+            default each has half of those of the next, and at least 8.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -209,6 +212,7 @@ class AiTConfig(AiTSavedConfig):
     use_vit_norms: bool = False
     num_register_tokens: int = 0
     stem_strides: list[int] | None = None
+    stem_channels: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any):
         for name in ("id2label", "label2id"):
@@ -358,6 +362,13 @@ class AiTConfig(AiTSavedConfig):
                 "None, or integers of at least 2 (1 is allowed between the first and the last) whose product is both "
                 f"sides of `patch_size` ({self.patch_size!r})",
             )
+        num_convolutions = len(self.stem_strides or ())
+        self._require(
+            self.stem_channels is None
+            or (len(self.stem_channels) + 1 == num_convolutions and min(self.stem_channels, default=1) >= 1),
+            "stem_channels",
+            f"None, or a positive integer for each of `stem_strides` ({self.stem_strides!r}) but the last",
+        )
 
     @property
     def image_shape(self) -> tuple[int, int]:

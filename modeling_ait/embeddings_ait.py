@@ -52,16 +52,16 @@ class AiTConvolutionalStem(nn.Module):
     """
     Embed an image by strided convolutions, (B, C, H, W) -> (B, N, E), after Xiao et al. (2021, arXiv 2106.14881).
 
-    One convolution for each of `stem_strides`, the last with `hidden_size` channels, halved towards the first; a norm
-    and a GELU between two. The norms are over the channels of all positions together (GroupNorm with one group):
-    unlike BatchNorm no sample sees another. A stride of 1 looks at 3 x 3 positions.
+    One convolution for each of `stem_strides`, the last with `hidden_size` channels, those before it with
+    `stem_channels`, by default halved towards the first; a norm and a GELU between two. The norms are over the
+    channels of all positions together (GroupNorm with one group): unlike BatchNorm no sample sees another. A stride
+    of 1 looks at 3 x 3 positions.
     """
 
     def __init__(self, strides: list[int], config: AiTConfig):
         super().__init__()
-        channels = [config.num_channels]
-        channels += [max(8, config.hidden_size >> (len(strides) - index)) for index in range(1, len(strides))]
-        channels.append(config.hidden_size)
+        halved = [max(8, config.hidden_size >> (len(strides) - index)) for index in range(1, len(strides))]
+        channels = [config.num_channels, *(config.stem_channels or halved), config.hidden_size]
         self.convolutions = nn.ModuleList(
             [
                 nn.Conv2d(before, after, kernel_size=max(3, 2 * stride - 1), stride=stride, padding=max(1, stride - 1))

@@ -69,6 +69,7 @@ FLOATS = (
         ("output_norm_init", -0.1, "not negative"),
         ("output_norm_init", float("nan"), "finite"),
         ("stem_strides", [2, 2, 2], "product is both sides of `patch_size` (16)"),
+        ("stem_channels", [8], "each of `stem_strides` (None) but the last"),
     ],
 )
 def test_config_refuses_impossible_value(field, value, allowed):
@@ -82,6 +83,13 @@ def test_config_refuses_impossible_value(field, value, allowed):
 def test_config_refuses_a_convolutional_stem_that_cannot_work(fields):
     with pytest.raises(ValueError, match=r"`stem_strides` must be None.*but got \[4, 4\]"):
         AiTConfig(stem_strides=[4, 4], **fields)
+
+
+@pytest.mark.parametrize("channels", [[], [8, 8], [0]])
+def test_config_refuses_channels_that_do_not_fit_the_stem(channels):
+    with pytest.raises(ValueError, match=r"`stem_channels` must be None.*\(\[4, 4\]\) but the last.*but got \["):
+        AiTConfig(stem_strides=[4, 4], stem_channels=channels)
+    assert AiTConfig(stem_strides=[4, 4], stem_channels=[24]).stem_channels == [24]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +182,7 @@ def test_config_defaults_are_pinned():
         "use_vit_norms": False,
         "num_register_tokens": 0,
         "stem_strides": None,
+        "stem_channels": None,
     }
     assert config.model_type == "ait"
     assert config.keys_to_ignore_at_inference == [

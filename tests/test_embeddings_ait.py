@@ -233,6 +233,14 @@ def test_stem_doubles_its_width_towards_the_tokens(make_model, hidden_size, stri
     assert [norm.num_channels for norm in stem.norms] == widths[:-1]
 
 
+def test_stem_has_the_channels_that_are_given(make_model, make_images):
+    model = make_model(AiTModel, stem_strides=[2, 1, 2], stem_channels=[5, 24]).eval()
+    stem = model.embeddings.patch_embeddings.stem
+    assert [convolution.out_channels for convolution in stem.convolutions] == [5, 24, 16]
+    assert [norm.num_channels for norm in stem.norms] == [5, 24]
+    assert model(make_images()).last_hidden_state.shape == (4, 6, 16)
+
+
 def test_exported_positions_follow_the_size_of_the_images(make_model):
     model = make_model().eval()
     rows, columns = torch.export.Dim("rows"), torch.export.Dim("columns")

@@ -28,7 +28,7 @@ class Architecture:
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
 # What `AiTEmbeddings` reads, or the layers behind it.
-TOKENS = (*SIZES, "hidden_dropout_prob", "initializer_range", "layer_norm_eps", "stem_strides")
+TOKENS = (*SIZES, "hidden_dropout_prob", "initializer_range", "layer_norm_eps", "stem_strides", "stem_channels")
 VIT = (
     *(*SIZES, "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
     *("layer_norm_eps", "qkv_bias"),

@@ -27,6 +27,7 @@ SHARED_FIELDS = (
     "num_channels",
     "question_size",
     "stem_strides",
+    "stem_channels",
     "id2label",
     "label2id",
 )

@@ -27,6 +27,7 @@ COMMANDS = {
     "benchmark": ("examples.benchmark", "measure time and memory against a ViT"),
     "data": ("examples.data.__main__", "look at a data set: ait data triangle --preview triangle.png"),
     "export": ("examples.export", "ONNX, torch.export and quantized weights, checked against torch"),
+    "publish": ("examples.publish", "push a finished run to the Hub, or copy what others need of it"),
     "convert-official": ("conversion.convert_official", "a checkpoint of the official code becomes an AiT"),
     "convert-vit": ("conversion.convert_vit", "a pretrained ViT, DeiT or DINOv2 becomes an AiT"),
 }

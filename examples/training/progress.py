@@ -1,4 +1,4 @@
-"""What a training shows: one bar with loss, accuracy and remaining time, and one line for each epoch."""
+"""What a training shows: a bar, or a line every half minute, with the remaining time, and a line for each epoch."""
 
 import math
 import time
@@ -16,6 +16,8 @@ from examples.training.memory_use import MEASURED
 
 # The bar shows a new loss that often, because to read one from a GPU is to wait for it.
 SECONDS_BETWEEN_LOSSES = 0.5
+# Without a bar there is a line that often within an epoch.
+SECONDS_BETWEEN_LINES = 30.0
 
 
 def quieten_libraries(verbose: bool) -> None:
@@ -54,7 +56,7 @@ class RunningMean:
 @dataclass
 class Progress:
     """
-    The bar, and the lines above it. Where the output is no terminal, there are only the lines.
+    The bar, and the lines above it. Where the output is no terminal, a line every half minute stands for the bar.
 
     Args:
         num_steps: Steps of the whole training.
@@ -78,6 +80,7 @@ class Progress:
     shown_at: float = 0.0
 
     def __post_init__(self):
+        self.first_step, self.line_at = self.step, self.start
         self.bar = tqdm(
             total=self.num_steps,
             initial=self.step,
@@ -88,9 +91,13 @@ class Progress:
         )
 
     def advance(self, step: int) -> None:
-        """Move the bar to a step."""
-        if not self.bar.disable and time.monotonic() - self.shown_at > SECONDS_BETWEEN_LOSSES:
-            self.shown_at = time.monotonic()
+        """Move the bar to a step, or print how far the training is where there was no line for long."""
+        now = time.monotonic()
+        if self.bar.disable and self.is_shown and now - self.line_at > SECONDS_BETWEEN_LINES:
+            minutes = (self.num_steps - step) * (now - self.start) / (step - self.first_step) / 60
+            self.write(f"step {step} of {self.num_steps}: loss {self.loss.read():.4f}, {minutes:.0f} min left")
+        if not self.bar.disable and now - self.shown_at > SECONDS_BETWEEN_LOSSES:
+            self.shown_at = now
             accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.2f} %"
             self.bar.set_postfix_str(f"loss {self.loss.read():.4f}{accuracy}", refresh=False)
         self.bar.update(step - self.step)
@@ -116,6 +123,7 @@ class Progress:
 
     def write(self, line: str) -> None:
         """Print a line above the bar."""
+        self.line_at = time.monotonic()
         if self.is_shown:
             self.bar.write(line)
 

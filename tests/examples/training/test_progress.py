@@ -88,6 +88,32 @@ def test_bar_shows_loss_accuracy_and_remaining_time(monkeypatch):
     assert re.search(r"90%\|.* 9/10 \[\d\d:\d\d<.*, loss 0.2500, accuracy 75.00 %\]", shown)
 
 
+def test_log_has_a_line_every_half_minute_with_the_remaining_time(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr("examples.training.progress.time.monotonic", lambda: now)
+    loss = RunningMean()
+    # Resumed at step 200 of 1000; every step takes 2 seconds.
+    progress = Progress(1000, 10, 200, loss, use_bar=False, start=now)
+    for step in range(201, 241):
+        now += 2
+        loss.add(torch.tensor(0.5))
+        progress.advance(step)
+        if step == 210:
+            progress.show(2.1)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 2.1 of 10: loss 0.5000, step 210 of 1000, 20 s",
+        "step 226 of 1000: loss 0.5000, 26 min left",
+    ]
+
+
+def test_other_processes_print_no_lines(monkeypatch, capsys):
+    monkeypatch.setattr("examples.training.progress.SECONDS_BETWEEN_LINES", -1.0)
+    Progress(10, 1, 0, RunningMean(), use_bar=False, is_shown=False).advance(1)
+    assert not capsys.readouterr().out
+    Progress(10, 1, 0, RunningMean(), use_bar=False).advance(1)
+    assert capsys.readouterr().out.startswith("step 1 of 10: loss nan, ")
+
+
 def test_running_mean_is_that_of_what_was_added_since():
     mean = RunningMean()
     assert mean.read() != mean.read()

@@ -1,0 +1,117 @@
+"""
+Publish a finished run: push it to the Hub, or copy what others need of it into a folder.
+
+    python -m examples.publish runs/mine --repo_id user/my-ait
+    python -m examples.publish runs/digits --output examples/checkpoints/digits
+    python -m examples.publish examples/checkpoints/digits --repo_id user/ait-digits
+
+Weights, configuration, processor, model card, results and pictures are published, no checkpoint, log or optimizer.
+What is pushed carries the model's code, so that it opens anywhere; a folder does not, and opens where `modeling_ait`
+is imported.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from examples.errors import InputError, run_script
+from examples.parsing import ArgumentParser
+from examples.sharing import CODE_FILES, MODEL_CODE, list_files_to_push, push_files
+
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass
+class PublishArguments:
+    """Where to."""
+
+    repo_id: str | None = field(default=None, metadata={"help": "Repository of the Hub, made if need be."})
+    private: bool = field(default=False, metadata={"help": "Make a new repository a private one."})
+    revision: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
+    output: str | None = field(default=None, metadata={"help": "Folder to copy to."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace files that are there already."})
+
+
+def parse(argv: list[str]) -> tuple[Path, PublishArguments]:
+    """Parse the command line: the folder of the run, and where it goes."""
+    usage = "python -m examples.publish FOLDER (--repo_id NAME | --output FOLDER) [--flag value ...]"
+    parser = ArgumentParser((PublishArguments,), description=__doc__, usage=usage)
+    has_folder = bool(argv) and not argv[0].startswith("-")
+    (arguments,) = parser.parse(argv[1:] if has_folder else argv)
+    if not has_folder:
+        raise InputError("Name the folder of a finished run first, before all flags.")
+    if (arguments.repo_id is None) == (arguments.output is None):
+        raise InputError("Give one of `--repo_id`, a repository of the Hub, and `--output`, a folder.")
+    if arguments.output is not None and (arguments.private or arguments.revision is not None):
+        raise InputError("`--private` and `--revision` belong to `--repo_id`: leave them out.")
+    if arguments.repo_id is not None and arguments.overwrite:
+        raise InputError("`--overwrite` belongs to `--output`: a push keeps what was there in the commits before it.")
+    return Path(argv[0]), arguments
+
+
+def list_files(folder: Path) -> list[str]:
+    """
+    The files of a model's folder that may be published.
+
+    Raises:
+        InputError: if it has no configuration or no weights.
+    """
+    files = list_files_to_push(folder) if folder.is_dir() else []
+    if CONFIG_FILE not in files or not any(name.endswith(".safetensors") for name in files):
+        raise InputError(f"{str(folder)!r} has no finished model: {CONFIG_FILE} and safetensors weights are needed.")
+    return files
+
+
+def copy_model(source: Path, target: Path, with_code: bool) -> None:
+    """Copy a model into a folder, with the code that opens it anywhere or without it."""
+    from modeling_ait.saving_ait import AUTO_MAP, stage_files
+
+    files = list_files(source)
+    code = [name for name in files if name in CODE_FILES]
+    with stage_files(target) as staging:
+        for name in files:
+            if with_code or name not in code:
+                shutil.copyfile(source / name, Path(staging, name))
+        config = json.loads(Path(source, CONFIG_FILE).read_text(encoding="utf-8"))
+        config.pop("auto_map", None)
+        if with_code:
+            config["auto_map"] = AUTO_MAP
+            if not code and MODEL_CODE is not None:
+                package = Path(str(MODEL_CODE.origin)).parent
+                for name in sorted(CODE_FILES):
+                    shutil.copyfile(package / name, Path(staging, name))
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        Path(staging, CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    folder, arguments = parse(list(sys.argv[1:] if argv is None else argv))
+    list_files(folder)
+    if arguments.output is not None:
+        output = Path(arguments.output)
+        if output.exists() and not (output.is_dir() and (arguments.overwrite or not os.listdir(output))):
+            raise InputError(f"{arguments.output!r} is there already: name another folder, or `--overwrite True`.")
+        copy_model(folder, output, with_code=False)
+        print(f"Written: {output}.")
+        return
+    with tempfile.TemporaryDirectory() as staging:
+        copy_model(folder, Path(staging), with_code=True)
+        repo_id = push_files(
+            Path(staging),
+            str(arguments.repo_id),
+            f"{str(folder)!r} is complete",
+            InputError,
+            arguments.private or None,
+            arguments.revision,
+            "Publish the model",
+        )
+    print(f"Pushed to {repo_id}.")
+
+
+if __name__ == "__main__":
+    run_script(main)

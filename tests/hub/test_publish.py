@@ -1,0 +1,109 @@
+"""`examples.publish`: what a folder and a repository get of a finished run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification, ViTImageProcessorPil
+
+import modeling_ait
+from examples import publish
+from examples.errors import InputError
+from modeling_ait.card_ait import make_card
+
+from .loading import load_elsewhere
+
+
+CODE_FILES = {path.name for path in Path(modeling_ait.__file__).parent.glob("*_ait.py")}
+PUBLISHED = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json"}
+RUN = """
+import sys
+from examples.publish import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def run_folder(make_model, tmp_path):
+    """What a finished run leaves, with files that are nobody else's business."""
+    folder = tmp_path / "run"
+    model = make_model()
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 12}).save_pretrained(folder)
+    (folder / "README.md").write_text(make_card(model, "run"))
+    (folder / "results.json").write_text("{}")
+    (folder / "checkpoint-2").mkdir()
+    for name in ("training_args.bin", "notes.txt", "run_arguments.json", ".lock"):
+        (folder / name).write_text("private")
+    return folder
+
+
+def test_folder_gets_the_model_without_code(run_folder, make_model, make_images, tmp_path):
+    output = tmp_path / "published" / "ait"
+    publish.main([str(run_folder), "--output", str(output)])
+    assert {path.name for path in output.iterdir()} == PUBLISHED
+    assert "auto_map" not in json.loads((output / "config.json").read_text())
+    for name in PUBLISHED - {"config.json"}:
+        assert (output / name).read_bytes() == (run_folder / name).read_bytes()
+    with torch.no_grad():
+        expected = make_model().eval()(make_images()).logits
+        assert torch.equal(AutoModelForImageClassification.from_pretrained(output)(make_images()).logits, expected)
+
+
+@pytest.mark.parametrize("with_code", [True, False], ids=["run", "published folder"])
+def test_repository_gets_the_code_too(hub, run_python, run_folder, tmp_path, with_code):
+    repository = f"user/published-{with_code}".lower()
+    source = run_folder
+    if not with_code:
+        source = tmp_path / "published"
+        publish.main([str(run_folder), "--output", str(source)])
+    before = {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()}
+    result = run_python(RUN, source, "--repo_id", repository, "--private", "True", hub=hub, has_package=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == f"Pushed to {repository}."
+    files = hub.files(repository)
+    assert files.keys() - {".gitattributes"} == PUBLISHED | CODE_FILES
+    assert files["config.json"] == (run_folder / "config.json").read_bytes()
+    checkpoint = {"pretrained_model_name_or_path": repository, "trust_remote_code": True}
+    (loaded,) = load_elsewhere(run_python, tmp_path, checkpoint, hub=hub)
+    assert {module.split(".")[0] for module in loaded.modules} == {"transformers_modules"}
+    assert {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()} == before
+    assert ModelCard(files["README.md"].decode()).data.license == "apache-2.0"
+
+
+def test_files_that_are_there_stay_unless_told(run_folder, tmp_path):
+    output = tmp_path / "published"
+    output.mkdir()
+    (output / "config.json").write_text("mine")
+    with pytest.raises(InputError, match=r"there already.*--overwrite"):
+        publish.main([str(run_folder), "--output", str(output)])
+    assert (output / "config.json").read_text() == "mine"
+    publish.main([str(run_folder), "--output", str(output), "--overwrite", "True"])
+    assert json.loads((output / "config.json").read_text())["model_type"] == "ait"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Name the folder"),
+        (["FOLDER"], "Give one of `--repo_id`"),
+        (["FOLDER", "--repo_id", "a/b", "--output", "c"], "Give one of `--repo_id`"),
+        (["FOLDER", "--output", "c", "--private", "True"], "belong to `--repo_id`"),
+        (["FOLDER", "--repo_id", "a/b", "--overwrite", "True"], "belongs to `--output`"),
+        (["nowhere", "--output", "c"], "has no finished model"),
+    ],
+)
+def test_what_cannot_be_published_is_refused(run_folder, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        publish.main([str(run_folder) if argument == "FOLDER" else argument for argument in arguments])
+    assert not (tmp_path / "c").exists()
+
+
+def test_folder_without_weights_is_refused(run_folder, tmp_path):
+    (run_folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="safetensors weights are needed"):
+        publish.main([str(run_folder), "--output", str(tmp_path / "published")])
+    assert not (tmp_path / "published").exists()
