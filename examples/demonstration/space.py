@@ -21,6 +21,8 @@ from modeling_ait.saving_ait import stage_files
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 CHECKPOINT = "checkpoint"
+# Folders of `examples` that the page has no use for; the command lies elsewhere where it is installed.
+LEFT_OUT = {"checkpoints", "command", "results"}
 # What the page imports, by the names of the package index: the model, the extra `examples`, and the extra `demo`.
 PACKAGES = (
     *("huggingface-hub", "numpy", "safetensors", "torch", "transformers"),
@@ -95,8 +97,7 @@ def copy_code(target: Path) -> None:
     """Copy the packages that the page is made of, which no index of packages need have."""
     for name, source in (("modeling_ait", Path(modeling_ait.__file__).parent), ("examples", EXAMPLES)):
         for file in source.rglob("*"):
-            # The command is of no use there, and installed it lies above.
-            if file.suffix in (".py", ".md") and "command" not in file.relative_to(source).parts:
+            if file.suffix in (".py", ".md") and not LEFT_OUT & set(file.relative_to(source).parts):
                 place = target / name / file.relative_to(source)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, place)

@@ -43,6 +43,7 @@ def test_exported_space_starts(checkpoint, tmp_path):
         *("README.md", "app.py", "requirements.txt", "checkpoint", "examples", "modeling_ait")
     }
     assert not (space / "checkpoint" / "training_args.bin").exists()
+    assert not any((space / "examples" / name).exists() for name in ("checkpoints", "command", "results"))
     port = find_free_port()
     # Without the packages of this clone, which the files have with them.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
