@@ -134,7 +134,7 @@ class Browser:
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
 
-    def wait(self, script, *arguments, seconds=60):
+    def wait(self, script, *arguments, seconds=120):
         """What a script returns, once that is true."""
         end = time.monotonic() + seconds
         while not (result := self.run(script, *arguments)):
