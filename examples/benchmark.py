@@ -195,9 +195,9 @@ def run(arguments: BenchmarkArguments, save: Callable[[dict[str, Any]], None]) -
 
     check_device(arguments.device)
     if arguments.official is not None:
-        from examples.benchmarking.official import find_model_class
+        from examples.benchmarking.official import find_checkout
 
-        find_model_class(arguments.official)
+        find_checkout(arguments.official)
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
     use_cpu = not arguments.device.startswith("cuda")

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
             data = load_image_data(data_arguments)
             model, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
             checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "trainer")
-            datasets = make_datasets(data, data_arguments, processor, training.seed)
+            datasets = make_datasets(data, data_arguments, processor, training.seed, training.device)
             trainer, measured = train(
                 model, processor, datasets, arguments, training, compute_metrics, checkpoint, run_arguments.verbose
             )

@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         # The second name is the older one; transformers 5.17 has no other.
         if getattr(training, "activation_checkpointing", None) or training.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        loaders = make_loaders(make_datasets(data, data_arguments, processor, training.seed), training)
+        datasets = make_datasets(data, data_arguments, processor, training.seed, training.device)
+        loaders = make_loaders(datasets, training)
         accelerator = make_accelerator(model, training)
         checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "accelerate")
         measured = run_loop(

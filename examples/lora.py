@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         base, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
         adapted = add_lora(base, lora_arguments)
         checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "lora")
-        datasets = make_datasets(data, data_arguments, processor, training.seed)
+        datasets = make_datasets(data, data_arguments, processor, training.seed, training.device)
         _, measured = train(
             adapted, processor, datasets, arguments, training, compute_metrics, checkpoint, run_arguments.verbose
         )

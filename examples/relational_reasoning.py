@@ -22,6 +22,8 @@ def choose_types(arguments: DataArguments) -> list[str]:
     types = arguments.question_types or list(QUESTION_TYPES)
     if unknown := sorted(set(types) - set(QUESTION_TYPES)):
         raise InputError(f"There is no question type {unknown[0]!r}. Known types: {', '.join(QUESTION_TYPES)}.")
+    if arguments.augment_on_device:
+        raise InputError("`--augment_on_device` is for image classification: leave it out.")
     for name in ("horizontal_flip", "crop_padding", "auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha"):
         if getattr(arguments, name):
             raise InputError(

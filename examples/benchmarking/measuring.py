@@ -26,14 +26,16 @@ from modeling_ait import AiTConfig
 from modeling_ait.workspace_ait import AiTMemoryWrite
 
 
-def make_builders(shape: Shape, models: Sequence[str], official: str | None = None) -> dict[str, Builder]:
-    """How to build each model in a shape; with a checkout of the official code its model comes last."""
+def make_builders(
+    shape: Shape, models: Sequence[str], official: str | None = None, device: str = "cpu"
+) -> dict[str, Builder]:
+    """How to build each model in a shape; with a checkout of the official code its model comes last, for a device."""
     config = AiTConfig(**shape.make_fields())
     builders: dict[str, Builder] = {
         name: partial(build_architecture, name, config, match_parameters=False) for name in models
     }
     if official is not None:
-        builders[OFFICIAL] = partial(build_official, official, config)
+        builders[OFFICIAL] = partial(build_official, official, config, device)
     return builders
 
 
@@ -61,7 +63,7 @@ def measure_shape(
         modes: Which of training and inference.
         official: Checkout of the official code, for its model as one more.
     """
-    builders = make_builders(shape, models, official)
+    builders = make_builders(shape, models, official, setting.device)
     results: dict[str, Any] = {"num_parameters": {name: count_parameters(build()) for name, build in builders.items()}}
     # All of the memory before the first timing, which raises the mark that later processes start from.
     memory = {

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
@@ -106,7 +107,11 @@ def free_memory() -> None:
 
 
 def make_loader(suite: Suite, shape: Shape, batch_size: int) -> torch.utils.data.DataLoader:
-    """The training loader of the project over images in memory, cropped and flipped, of the size of a shape."""
+    """
+    The training loader of the project over images in memory, cropped and flipped, of the size of a shape.
+
+    On a GPU it hands over bytes, which are made ready where they are moved.
+    """
     # Fewer images to evaluate on: they are not used.
     arguments = DataArguments(
         dataset_name=suite.dataset_name,
@@ -133,14 +138,15 @@ def make_loader(suite: Suite, shape: Shape, batch_size: int) -> torch.utils.data
             use_cpu=not suite.setting.device.startswith("cuda"),
             report_to="none",
         )
-        return make_loaders(make_datasets(data, arguments, processor, suite.setting.seed), training)[0]
+        datasets = make_datasets(data, arguments, processor, suite.setting.seed, training.device)
+        return make_loaders(datasets, training)[0]
 
 
 def iterate_batches(loader: torch.utils.data.DataLoader, device: str) -> Iterator[dict[str, torch.Tensor]]:
     """Batches on the device, epoch after epoch without end."""
     while True:
         for batch in loader:
-            yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            yield send_to_device(batch, device, non_blocking=True)
 
 
 def measure_images(

@@ -8,7 +8,7 @@ from examples.errors import InputError, refuse_unknown_name
 from examples.parsing import find_wrong_statistics
 
 
-AUTO_AUGMENTATIONS = ("trivialaugment",)
+AUTO_AUGMENTATIONS = ("trivialaugment", "randaugment")
 
 
 @dataclass
@@ -102,7 +102,10 @@ class DataArguments:
     horizontal_flip: bool = field(default=False, metadata={"help": "Flip half of the training images."})
     auto_augment: str | None = field(
         default=None,
-        metadata={"help": "Automatic augmentation of training images: 'trivialaugment'. Default: none."},
+        metadata={
+            "help": "Automatic augmentation of training images: 'trivialaugment', or 'randaugment' of 2 operations at "
+            "level 9 of 30. Default: none."
+        },
     )
     random_erasing: float | None = field(
         default=None, metadata={"help": "Share of the training images of which a rectangle is erased, from 0 to 1."}
@@ -118,6 +121,13 @@ class DataArguments:
         metadata={
             "help": "Fill a rectangle of each training image from another, and share the label; the area is of "
             "Beta(alpha, alpha). With `--mixup_alpha` half of the images get each."
+        },
+    )
+    augment_on_device: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Move images as bytes to the model's device, and augment and normalize them there. The samples "
+            "are the same. Default: on a GPU, but for `--streaming`, whose images are decoded one by one."
         },
     )
     image_mean: list[float] | None = field(default=None, metadata={"help": "Mean per channel, of values in [0, 1]."})
@@ -157,6 +167,11 @@ class DataArguments:
                     f"`--{name}` opens all images before training, which `--streaming` is there to avoid: leave one "
                     "of them out. A stream stops at the first image that cannot be read, and names it."
                 )
+        if self.streaming and self.augment_on_device:
+            raise InputError(
+                "`--augment_on_device` has no effect with `--streaming`, whose workers augment what they decode: "
+                "leave one of them out."
+            )
         for name in ("mixup_alpha", "cutmix_alpha"):
             if self.streaming and getattr(self, name) is not None:
                 raise InputError(

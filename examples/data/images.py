@@ -10,26 +10,30 @@ from transformers import ViTImageProcessorPil
 
 from examples.data.arguments import DataArguments
 from examples.data.augmentation import (
-    augment_trivially,
-    crop_and_flip,
+    AUTO_AUGMENTS,
+    draw_boxes,
+    draw_crops,
     draw_mixture,
-    erase,
+    draw_operations,
     make_generators,
-    mix,
 )
+from examples.data.batches import ClassificationBatch, DrawnImages, normalize
 from examples.data.decoding import decode_image
 from examples.data.loading import ROW_COLUMN, ImageData
 from examples.data.storage import choose_place, hold
 from examples.data.streaming import StreamedImages
+from examples.errors import InputError
 
 
 # The random stream that mixes samples, apart from the one of each image, which crops, flips and so on.
 MIXING = 1
+CPU = torch.device("cpu")
 
 
 def collate_batch(samples: Any) -> Any:
     """Pass on a batch that a data set has made in one piece, and stack samples that came one by one."""
-    return samples if isinstance(samples, Mapping) else torch.utils.data.default_collate(samples)
+    is_whole = isinstance(samples, Mapping | ClassificationBatch)
+    return samples if is_whole else torch.utils.data.default_collate(samples)
 
 
 class ImagePixelsDataset(torch.utils.data.Dataset):
@@ -47,7 +51,7 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         horizontal_flip: Whether half of the images are flipped.
         seed: Of the augmentation.
         cache: Whether each image is decoded once and held as bytes, see `choose_place`; the samples are the same.
-        auto_augment: "trivialaugment", or `None` for none.
+        auto_augment: "trivialaugment" or "randaugment", or `None` for none.
         random_erasing: Share of the images of which a rectangle is erased.
     """
 
@@ -109,29 +113,34 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
 
     def get_batch(self, indices: Sequence[int]) -> torch.Tensor:
         """The images of some indices at once, (len(indices), num_channels, height, width)."""
+        return self.draw_batch(indices).finish(CPU)
+
+    def draw_batch(self, indices: Sequence[int]) -> DrawnImages:
+        """The images of some indices as bytes, with what is drawn for them."""
         if self.cached is None:
             pixels = torch.stack([self.read(index) for index in indices])
         else:
             pixels = self.cached.index_select(0, torch.as_tensor(indices, device=self.cached.device))
-        return self.finish(pixels, indices)
+        return self.draw(pixels, indices)
 
-    def finish(self, pixels: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-        """Augment and normalize the bytes of some indices, (len(indices), num_channels, height, width)."""
+    def draw(self, pixels: torch.Tensor, indices: Sequence[int]) -> DrawnImages:
+        """Draw the augmentation of the bytes of some indices, (len(indices), num_channels, height, width)."""
         if not (self.crop_padding or self.horizontal_flip or self.auto_augment or self.random_erasing):
-            return self.normalize(pixels)
+            return DrawnImages(pixels, self.values)
         generators = make_generators(self.seed, int(self.epoch), indices)
+        crops, operations, erased = None, None, None
+        # Each generator is drawn from in this order.
         if self.crop_padding or self.horizontal_flip:
-            pixels = crop_and_flip(pixels, self.crop_padding, self.horizontal_flip, generators)
+            crops = draw_crops(self.crop_padding, self.horizontal_flip, generators)
         if self.auto_augment:
-            pixels = augment_trivially(pixels, generators)
-        values = self.normalize(pixels)
-        return erase(values, self.random_erasing, generators) if self.random_erasing else values
+            operations = draw_operations(AUTO_AUGMENTS[self.auto_augment], generators)
+        if self.random_erasing:
+            erased = draw_boxes(self.random_erasing, pixels.shape[2], pixels.shape[3], generators)
+        return DrawnImages(pixels, self.values, self.crop_padding, crops, self.auto_augment, operations, erased)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn bytes ([batch_size,] num_channels, height, width) into what the model takes."""
-        first = 256 * torch.arange(pixels.shape[-3], dtype=torch.int32, device=pixels.device)[:, None, None]
-        places = pixels.int() + first
-        return self.values.to(pixels.device).index_select(0, places.flatten()).view(pixels.shape)
+        return normalize(pixels, self.values)
 
 
 class ImageClassificationDataset(torch.utils.data.Dataset):
@@ -141,6 +150,8 @@ class ImageClassificationDataset(torch.utils.data.Dataset):
     A loader with `collate_batch` gets whole batches. With `mixup_alpha` or `cutmix_alpha` each sample is mixed with
     another of the whole set, and `labels` are (num_labels,) shares of the classes. The other sample, augmented as it
     is by itself, and the shares are drawn from a stream of (seed, epoch, index).
+
+    With `on_device` a batch is bytes and what was drawn, and becomes these samples where it is moved, by `to`.
     """
 
     def __init__(
@@ -150,10 +161,12 @@ class ImageClassificationDataset(torch.utils.data.Dataset):
         mixup_alpha: float | None = None,
         cutmix_alpha: float | None = None,
         num_labels: int | None = None,
+        on_device: bool = False,
     ):
         self.pixels = pixels
         self.labels = labels
         self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
+        self.on_device = on_device
         self.classes = torch.tensor(labels)
         self.num_labels = max(labels, default=-1) + 1 if num_labels is None else num_labels
 
@@ -164,29 +177,62 @@ class ImageClassificationDataset(torch.utils.data.Dataset):
         self.pixels.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+        return {name: values[0] for name, values in self.draw_batch([index]).to(CPU).items()}
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor] | ClassificationBatch:
         """The samples of some indices at once, each entry with a first dimension of their number."""
-        values, classes = self.pixels.get_batch(indices), self.classes[torch.as_tensor(indices)]
+        batch = self.draw_batch(indices)
+        return batch if self.on_device else batch.to(CPU)
+
+    def draw_batch(self, indices: Sequence[int]) -> ClassificationBatch:
+        """The samples of some indices, to be made ready."""
+        images, classes = self.pixels.draw_batch(indices), self.classes[torch.as_tensor(indices)]
         if self.mixup_alpha is None and self.cutmix_alpha is None:
-            return {"pixel_values": values, "labels": classes}
+            return ClassificationBatch(images, classes)
         generators = make_generators(self.pixels.seed, int(self.pixels.epoch), indices, MIXING)
         partners = [int(random.integers(len(self))) for random in generators]
-        shape = (values.shape[2], values.shape[3])
+        shape = tuple(images.pixels.shape[2:])
         drawn = [draw_mixture(random, self.mixup_alpha, self.cutmix_alpha, shape) for random in generators]
         kept, boxes = np.array([share for share, _ in drawn]), np.array([box for _, box in drawn])
-        pixel_values = mix(values, self.pixels.get_batch(partners), kept, boxes)
         one_hot, share = torch.eye(self.num_labels), torch.from_numpy(kept).float()[:, None]
         labels = share * one_hot[classes] + (1 - share) * one_hot[self.classes[torch.as_tensor(partners)]]
-        return {"pixel_values": pixel_values, "labels": labels}
+        return ClassificationBatch(images, labels, self.pixels.draw_batch(partners), kept, boxes)
+
+
+def is_made_ready_on(device: torch.device, arguments: DataArguments) -> bool:
+    """
+    Whether batches are made ready on the model's device: where it is asked for, else on a GPU, but not in a stream.
+
+    Raises:
+        InputError: where it is asked for and cannot be.
+    """
+    if arguments.augment_on_device and device.type not in ("cpu", "cuda"):
+        raise InputError(
+            f"`--augment_on_device` is for CUDA (or a CPU), but the model is on {device.type!r}: leave it out."
+        )
+    if arguments.augment_on_device is None:
+        return device.type == "cuda" and not arguments.streaming
+    return arguments.augment_on_device
 
 
 def make_datasets(
-    data: ImageData, arguments: DataArguments, processor: ViTImageProcessorPil, seed: int
+    data: ImageData,
+    arguments: DataArguments,
+    processor: ViTImageProcessorPil,
+    seed: int,
+    device: torch.device = CPU,
 ) -> tuple[ImageClassificationDataset | StreamedImages, ImageClassificationDataset]:
-    """Wrap the training split, with augmentation, and the evaluation split, without."""
-    cache = arguments.cache_images
+    """
+    Wrap the training split, with augmentation, and the evaluation split, without.
+
+    Args:
+        data: Both splits.
+        arguments: Augmentation, and how images are held.
+        processor: Says the size and the statistics.
+        seed: Of the augmentation.
+        device: The model's, see `is_made_ready_on`.
+    """
+    cache, on_device = arguments.cache_images, is_made_ready_on(device, arguments)
     train_pixels = ImagePixelsDataset(
         data.train,
         data.image_column,
@@ -199,7 +245,8 @@ def make_datasets(
         arguments.random_erasing,
     )
     eval_pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=cache)
-    evaluation = ImageClassificationDataset(eval_pixels, data.evaluation[data.label_column][:])
+    eval_labels = data.evaluation[data.label_column][:]
+    evaluation = ImageClassificationDataset(eval_pixels, eval_labels, on_device=on_device)
     if data.shards is not None:
         columns = (data.image_column, data.label_column, ROW_COLUMN)
         buffer_size = arguments.shuffle_buffer_size
@@ -210,5 +257,6 @@ def make_datasets(
         arguments.mixup_alpha,
         arguments.cutmix_alpha,
         len(data.label_names),
+        on_device,
     )
     return train, evaluation

@@ -1,15 +1,27 @@
 """
 What Pillow does to one image, on a batch of bytes (n, 3, H, W) on any device.
 
-Sums are of integers, so that an image comes out the same in every batch.
+Sums are of integers, so that an image comes out the same in every batch. The kernels of torchvision's transforms give
+what Pillow gives too, but each call of them takes one strength for all its images, where every image here has its own;
+and what its transforms draw comes from one stream, which would make a sample depend on the workers.
 """
+
+from typing import Any
 
 import torch
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to a device; to a GPU from pinned memory, so that neither waits for the other."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
+
+
 def blend(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """Mix two batches of bytes, of the second `share` (n,), which may be above 1."""
-    share = share.to(first.device, torch.float32)[:, None, None, None]
+    share = send(share.float(), first.device)[:, None, None, None]
     mixed = first + share * (second.float() - first)
     return mixed.clamp(0, 255).to(torch.uint8)
 
@@ -32,7 +44,8 @@ def smooth(pixels: torch.Tensor) -> torch.Tensor:
     if min(pixels.shape[2:]) < 3:
         return pixels
     levels = pixels.int()
-    sums = levels.unfold(2, 3, 1).unfold(3, 3, 1).sum(dim=(-2, -1)) + 4 * levels[..., 1:-1, 1:-1]
+    columns = levels[..., :-2, :] + levels[..., 1:-1, :] + levels[..., 2:, :]
+    sums = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:] + 4 * levels[..., 1:-1, 1:-1]
     smoothed = pixels.clone()
     smoothed[..., 1:-1, 1:-1] = ((2 * sums + 13) // 26).to(torch.uint8)
     return smoothed
@@ -40,13 +53,13 @@ def smooth(pixels: torch.Tensor) -> torch.Tensor:
 
 def posterize(pixels: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """Keep the highest `bits` (n,)."""
-    masks = (256 - 2 ** (8 - bits)).to(pixels.device, torch.uint8)
+    masks = send((256 - 2 ** (8 - bits)).to(torch.uint8), pixels.device)
     return pixels & masks[:, None, None, None]
 
 
 def solarize(pixels: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     """Invert what is not below `threshold` (n,)."""
-    return torch.where(pixels >= threshold.to(pixels.device)[:, None, None, None], 255 - pixels, pixels)
+    return torch.where(pixels >= send(threshold, pixels.device)[:, None, None, None], 255 - pixels, pixels)
 
 
 def autocontrast(pixels: torch.Tensor) -> torch.Tensor:
@@ -76,15 +89,16 @@ def warp(pixels: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     What lies outside is black.
     """
     _, num_channels, height, width = pixels.shape
-    # In float64 on the CPU, so that rounding goes the same way on every device.
-    x, y = torch.arange(width) - (width - 1) / 2, torch.arange(height) - (height - 1) / 2
-    grid = torch.stack([x.repeat(height), y.repeat_interleave(width), torch.ones(height * width)]).double()
+    # In float64, whose sums and products are rounded the same way on every device.
+    options: dict[str, Any] = {"dtype": torch.float64, "device": pixels.device}
+    x, y = torch.arange(width, **options) - (width - 1) / 2, torch.arange(height, **options) - (height - 1) / 2
+    grid = torch.stack([x.repeat(height), y[:, None].expand(-1, width).flatten(), torch.ones_like(x).repeat(height)])
     # Summed term by term: a product of matrices may round otherwise in another batch.
-    source = (matrix[..., None] * grid).unbind(2)
+    source = (send(matrix, pixels.device)[..., None] * grid).unbind(2)
     source_x, source_y = (source[0] + source[1] + source[2]).unbind(1)
     columns = (source_x + (width - 1) / 2 + 0.5).floor().long()
     rows = (source_y + (height - 1) / 2 + 0.5).floor().long()
     is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)  # (n, H * W)
-    places = torch.where(is_inside, rows * width + columns, 0).to(pixels.device)
+    places = torch.where(is_inside, rows * width + columns, 0)
     taken = pixels.flatten(2).gather(2, places[:, None].expand(-1, num_channels, -1))
-    return torch.where(is_inside.to(pixels.device)[:, None], taken, 0).to(torch.uint8).view_as(pixels)
+    return torch.where(is_inside[:, None], taken, 0).to(torch.uint8).view_as(pixels)

@@ -158,5 +158,6 @@ class StreamedImages(torch.utils.data.IterableDataset):
         shard = int(np.searchsorted(self.first_rows, self.rows[index], side="right")) - 1
         where = f"row {self.rows[index] - self.first_rows[shard]} of {self.shards.files[shard]}"
         sample = int(self.samples[index])
-        pixels = self.pixels.finish(self.pixels.convert(encoded, where)[None], [sample])
+        drawn = self.pixels.draw(self.pixels.convert(encoded, where)[None], [sample])
+        pixels = drawn.finish(torch.device("cpu"))
         return {"pixel_values": pixels[0], "labels": torch.tensor(self.labels[sample])}

@@ -45,7 +45,8 @@ WRITTEN_FILES = (*FILES_OF_A_MODEL, "training_args.bin", "example.png", "memory.
 NEUTRAL_ARGUMENTS = {
     *("output_dir", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "report_to", "run_name"),
     *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "local_rank"),
-    *("cache_images", "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("cache_images", "augment_on_device"),
+    *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push"),
 }
 

@@ -214,6 +214,12 @@ def train(
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # it has a length
     choose_workers(training, datasets)
+    is_dispatched = getattr(training.accelerator_config, "dispatch_batches", None)
+    if is_dispatched and getattr(train_dataset, "on_device", False):
+        raise InputError(
+            "`dispatch_batches` in `--accelerator_config` divides samples, which are made on the device alone: leave "
+            "it out, or pass `--augment_on_device False`."
+        )
     if training.ddp_find_unused_parameters is None:
         # The Trainer would look for them in every step.
         training.ddp_find_unused_parameters = leaves_parameters_unused(model)

@@ -130,7 +130,7 @@ def test_augmented_training_is_the_same_however_images_are_fetched(
     flags = {**AUGMENTATIONS, "architecture": architecture}
     first, second = tmp_path / "first", tmp_path / "second"
     script.main(make_flags(first, **flags))
-    script.main(make_flags(second, **flags, cache_images=False, dataloader_num_workers=2))
+    script.main(make_flags(second, **flags, cache_images=False, dataloader_num_workers=2, augment_on_device=True))
     assert_same_weights(first, second)
     results = read_results(first)
     assert math.isfinite(results["train_loss"]) and math.isfinite(results["eval_loss"])
@@ -146,7 +146,7 @@ def test_augmented_training_is_the_same_however_images_are_fetched(
 def test_how_images_are_fetched_may_change_when_a_run_goes_on(make_flags, tmp_path, capsys):
     folder = tmp_path / "run"
     image_classification.main(make_flags(folder))
-    image_classification.main(make_flags(folder, cache_images=False, dataloader_num_workers=1))
+    image_classification.main(make_flags(folder, cache_images=False, dataloader_num_workers=1, augment_on_device=True))
     assert "holds this run, finished" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"mixup_alpha None, now 0\.5"):
         image_classification.main(make_flags(folder, mixup_alpha=0.5))

@@ -51,7 +51,7 @@ def test_each_model_is_divided_by_the_vit(measured_costs, tiny_shape):
 
 
 def test_official_code_is_one_more_peer(measured_costs, monkeypatch, tiny_shape):
-    monkeypatch.setattr(measuring, "build_official", lambda official, config: torch.nn.Linear(1, 1))
+    monkeypatch.setattr(measuring, "build_official", lambda official, config, device: torch.nn.Linear(1, 1))
     results = measure_shape(tiny_shape, ["ait", "vit"], CostSetting(4), 5, ["training"], official="checkout")
     assert "inference" not in results
     assert list(results["training"]) == ["ait", "vit", "official"]

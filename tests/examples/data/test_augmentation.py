@@ -105,14 +105,14 @@ def test_arguments_and_seed_reach_the_training_images_alone(image_folder, proces
 def test_scripts_train_with_their_seed_and_augmentation(script, make_flags, tmp_path, monkeypatch):
     given = []
 
-    def stop(data, arguments, processor, seed):
-        given.append((len(data.train), arguments.crop_padding, arguments.horizontal_flip, seed))
+    def stop(data, arguments, processor, seed, device):
+        given.append((len(data.train), arguments.crop_padding, arguments.horizontal_flip, seed, device.type))
         raise StopError
 
     monkeypatch.setattr("examples.data.images.make_datasets", stop)
     with pytest.raises(StopError):
         script.main(make_flags(tmp_path / "run", seed=17, crop_padding=3, horizontal_flip=True))
-    assert given == [(64, 3, True, 17)]
+    assert given == [(64, 3, True, 17, "cpu")]
 
 
 def write_parquet(folder, split, labels, first_level):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from examples.data import augmentation, images, storage
 from examples.data.arguments import DataArguments
-from examples.data.augmentation import augment_trivially, crop_and_flip, draw_mixture, erase, make_generators, mix
+from examples.data.batches import DrawnImages
 from examples.data.images import MIXING, ImageClassificationDataset, ImagePixelsDataset, collate_batch, make_datasets
 from examples.data.loading import load_image_data
 from examples.errors import InputError
@@ -130,8 +130,9 @@ def make_levels(num_images, size, **options):
         def __len__(self):
             return num_images
 
-        def get_batch(self, indices):
-            return torch.tensor(indices).float()[:, None, None, None].expand(-1, 3, *size)
+        def draw_batch(self, indices):
+            levels = torch.tensor(indices)[:, None, None, None].expand(-1, 1, *size)
+            return DrawnImages(levels, torch.arange(num_images).float())
 
     return ImageClassificationDataset(Levels(), list(range(num_images)), **options)
 
@@ -193,7 +194,7 @@ def test_trivialaugment_draws_every_operation_and_both_signs(monkeypatch, make_t
     seen = []
 
     def record(number):
-        return lambda pixels, strengths: seen.extend((number, value) for value in strengths.tolist()) or pixels
+        return lambda pixels, strengths, _: seen.extend((number, value) for value in strengths.tolist()) or pixels
 
     monkeypatch.setattr(augmentation, "OPERATIONS", [record(number) for number in range(14)])
     for epoch in range(40):
@@ -270,21 +271,3 @@ def test_bad_image_is_named_where_it_is_decoded_in_parallel(monkeypatch, image_f
     (image_folder / "train" / "dog" / "2.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"^The image .*train/dog/2\.png cannot be read"):
         ImagePixelsDataset(data.train, "image", processor, cache=True)
-
-
-def test_augmentations_follow_their_images_to_another_device():
-    """The device "meta" computes nothing, but refuses what others refuse: a computation across two of them."""
-    there = torch.zeros(6, 3, 12, 17, dtype=torch.uint8, device="meta")
-    with pytest.raises(RuntimeError, match="device"):
-        there + torch.ones(6, 3, 12, 17)
-    generators = make_generators(0, 0, range(6))
-    there = crop_and_flip(there, 2, True, generators)
-    for operation in augmentation.OPERATIONS:
-        there = operation(there, torch.linspace(-1, 1, 6, dtype=torch.float64))
-    there = augment_trivially(there, generators)
-    values = erase(there.float(), 0.5, generators)
-    drawn = [draw_mixture(random, 1.0, 1.0, (12, 17)) for random in generators]
-    kept, boxes = np.array([share for share, _ in drawn]), np.array([box for _, box in drawn])
-    values = mix(values, values, kept, boxes)
-    assert (there.dtype, values.dtype, values.shape) == (torch.uint8, torch.float32, (6, 3, 12, 17))
-    assert there.is_meta and values.is_meta

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from examples.data.augmentation import OPERATIONS, rotate, shear, shift
+from examples.data.augmentation import AUTO_AUGMENTS, OPERATIONS, rotate, shear, shift
 from examples.data.pillow_operations import (
     autocontrast,
     blend,
@@ -20,6 +20,7 @@ from examples.data.pillow_operations import (
 
 
 HEIGHT, WIDTH = 12, 17
+LARGEST = AUTO_AUGMENTS["trivialaugment"].largest
 
 
 @pytest.fixture
@@ -110,16 +111,16 @@ def test_warp_is_that_of_pillow(pixels):
 def test_shapes_move_as_they_are_named(pixels):
     one, half_turn, five_pixels = torch.tensor([1.0]), torch.tensor([180 / 135]), torch.tensor([5 / 17])
     image = pixels[:1]
-    assert torch.equal(rotate(image, half_turn), image.flip(-1, -2))
+    assert torch.equal(rotate(image, half_turn, LARGEST), image.flip(-1, -2))
     square = image[..., :HEIGHT]
     # To the left: what was on the right is at the top.
-    assert torch.equal(rotate(square, torch.tensor([-90 / 135])), square.rot90(1, (2, 3)))
-    moved = shift(image, five_pixels, 0)
+    assert torch.equal(rotate(square, torch.tensor([-90 / 135]), LARGEST), square.rot90(1, (2, 3)))
+    moved = shift(image, five_pixels, 0, LARGEST)
     assert torch.equal(moved[..., :-5], image[..., 5:]) and not moved[..., -5:].any()
-    moved = shift(image, -torch.tensor([4 / 12]), 1)
+    moved = shift(image, -torch.tensor([4 / 12]), 1, LARGEST)
     assert torch.equal(moved[..., 4:, :], image[..., :-4, :]) and not moved[..., :4, :].any()
-    assert not shift(image, one, 0).any()
-    sheared = shear(image[..., :11, :], torch.tensor([1 / 0.99]), 0)
+    assert not shift(image, one, 0, LARGEST).any()
+    sheared = shear(image[..., :11, :], torch.tensor([1 / 0.99]), 0, LARGEST)
     # Row by row one pixel further, about the middle one.
     assert torch.equal(sheared[..., 5, :], image[..., 5, :])
     assert torch.equal(sheared[..., 8, :-3], image[..., 8, 3:]) and not sheared[..., 8, -3:].any()
@@ -128,11 +129,13 @@ def test_shapes_move_as_they_are_named(pixels):
 
 @pytest.mark.parametrize("operation", range(len(OPERATIONS)))
 @pytest.mark.parametrize("size", [(12, 17), (1, 1), (2, 40)])
-def test_operation_gives_bytes_and_is_the_same_alone(operation, size):
+@pytest.mark.parametrize("name", list(AUTO_AUGMENTS))
+def test_operation_gives_bytes_and_is_the_same_alone(operation, size, name):
+    largest = AUTO_AUGMENTS[name].largest
     pixels = torch.randint(0, 256, (6, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     strengths = torch.linspace(-1, 1, 6, dtype=torch.float64)
-    together = OPERATIONS[operation](pixels, strengths)
+    together = OPERATIONS[operation](pixels, strengths, largest)
     assert together.dtype == torch.uint8 and together.shape == pixels.shape
     for row in range(6):
-        alone = OPERATIONS[operation](pixels[row : row + 1], strengths[row : row + 1])
+        alone = OPERATIONS[operation](pixels[row : row + 1], strengths[row : row + 1], largest)
         assert torch.equal(alone[0], together[row])
