@@ -257,8 +257,7 @@ def run_suite(suite: Suite) -> Iterator[dict[str, Any]]:
 
 def measure_data(suite: Suite, name: str, shape: Shape, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Add the images per second from data."""
-    setting = suite.choose_setting(shape, "eager")
-    batch_size = min(setting.batch_size, suite.num_images)
+    batch_size = min(suite.batch_size or shape.batch_size, suite.num_images)
     loader = suite.attempt(f"Data: {suite.dataset_name}", partial(make_loader, suite, shape, batch_size))
     if loader is None:
         return

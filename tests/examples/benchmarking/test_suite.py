@@ -1,5 +1,6 @@
 """The suite for a GPU, on a CPU with a tiny shape: its parts, its time and the end of the memory."""
 
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -68,6 +69,31 @@ def test_suite_measures_ratios_data_and_batch_sizes_in_bfloat16(suite, monkeypat
     assert list(charts) == ["gpu.png", "gpu_batch_sizes.png"]
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler for a CPU")
+def test_compiled_part_compiles_without_a_break(suite, monkeypatch):
+    monkeypatch.setattr(suite_module, "VARIANTS", {"compiled": True})
+    # No batch sizes, which are not compiled.
+    monkeypatch.setattr(suite_module, "MODES", ())
+    suite.models = ["vit"]
+    graphs = []
+    compile_model = torch.nn.Module.compile
+
+    def compile_and_note(model, *arguments, **options):
+        graphs.append(type(model).__name__)
+        compile_model(model, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_and_note)
+    torch._dynamo.utils.counters.clear()
+    results = list(run_suite(suite))[-1]
+    assert results["left_out"] == []
+    assert results["ratios"]["compiled"]["tiny"]["training"]["vit"]["seconds"] > 0
+    assert results["data"]["compiled"]["share"] > 0
+    # Training, inference and what is kept; then the training from data.
+    assert graphs == ["ViTForImageClassification"] * 3 + ["AiTForImageClassification"]
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
 def test_search_ends_at_the_largest_size_and_at_the_end_of_the_time(suite):
     suite.largest_batch_size = 7
     found = find_largest_batch(suite, suite.shapes["tiny"], "ait", "inference")
@@ -105,6 +131,14 @@ def test_images_come_from_the_loader_of_the_project(suite, monkeypatch):
     timed = seen[suite_module.NUM_WARMUP_BATCHES : half]
     assert len({batch["pixel_values"].sum().item() for batch in timed}) == 3
     assert len({id(batch) for batch in seen[half:]}) == 1
+
+
+def test_gpu_gets_bytes_and_makes_them_ready(suite, monkeypatch):
+    monkeypatch.setattr(suite_module.TrainingArguments, "device", property(lambda self: torch.device("cuda")))
+    loader = make_loader(suite, suite.shapes["tiny"], 4)
+    assert next(iter(loader)).images.pixels.dtype == torch.uint8
+    batch = next(suite_module.iterate_batches(loader, "cpu"))
+    assert batch["pixel_values"].shape == (4, 3, 8, 8) and batch["pixel_values"].dtype == torch.float32
 
 
 def test_data_of_more_classes_are_refused(suite, monkeypatch):
