@@ -89,15 +89,15 @@ def copy_model(source: Path, target: Path, with_code: bool) -> None:
         Path(staging, CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
-def complete_card(folder: Path, source: Path, repo_id: str) -> None:
+def complete_card(folder: Path, source: Path, name: str) -> None:
     """
-    Write a card where a run left none or a Trainer's unfinished one; any other stays as it is.
+    Write a card where a run left none or a Trainer's unfinished one, or rename the one that the run wrote.
 
     Raises:
         InputError: for an adapter whose base model nobody else has, or that has no card of its own.
     """
     from examples.training.loading import MODEL_CLASSES, load_checkpoint, read_config
-    from modeling_ait.card_ait import CARD_FILE, is_draft, is_hub_id
+    from modeling_ait.card_ait import CARD_FILE, is_draft, is_hub_id, rename_card
 
     card, adapter = folder / CARD_FILE, folder / ADAPTER_FILE
     is_missing = not card.exists() or is_draft(card.read_text(encoding="utf-8", errors="replace"))
@@ -112,8 +112,10 @@ def complete_card(folder: Path, source: Path, repo_id: str) -> None:
             raise InputError(f"{str(source)!r} is an adapter without a card: its model's `save_card` writes one.")
     elif is_missing:
         classes = {model_class.__name__: model_class for model_class in MODEL_CLASSES}
-        name = (read_config(str(source)).get("architectures") or ["AiTForImageClassification"])[0]
-        load_checkpoint(str(source), classes[name], is_classifier_new=False).save_card(folder, repo_id)
+        architecture = (read_config(str(source)).get("architectures") or ["AiTForImageClassification"])[0]
+        load_checkpoint(str(source), classes[architecture], is_classifier_new=False).save_card(folder, name)
+    else:
+        card.write_text(rename_card(card.read_text(encoding="utf-8"), name), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -123,7 +125,10 @@ def main(argv: list[str] | None = None) -> None:
         output = Path(arguments.output)
         if output.exists() and not (output.is_dir() and (arguments.overwrite or not os.listdir(output))):
             raise InputError(f"{arguments.output!r} is there already: name another folder, or `--overwrite True`.")
-        copy_model(folder, output, with_code=False)
+        with tempfile.TemporaryDirectory() as staging:
+            copy_model(folder, Path(staging), with_code=False)
+            complete_card(Path(staging), folder, output.resolve().name)
+            copy_model(Path(staging), output, with_code=False)
         print(f"Written: {output}.")
         return
     with tempfile.TemporaryDirectory() as staging:

@@ -249,6 +249,26 @@ def seal_card(text: str) -> str:
     return f"{text}\n<!-- Card written by modeling_ait: {digest_card(ModelCard(text))} -->\n"
 
 
+def rename_card(text: str, name: str) -> str:
+    """
+    Give a card of a model, where a program wrote it, another name: in its title, in its code and in its metadata.
+
+    Args:
+        text: The card. That of an adapter, or one that somebody wrote or changed, stays as it is.
+        name: Name of a folder or repository, of letters, digits, `_`, `-`, `.` and `/`.
+    """
+    if is_users_card(text) or SEAL.search(text) is None or re.fullmatch(r"[\w./-]+", name) is None:
+        return text
+    card = ModelCard(text)
+    if card.data.get("library_name") == "peft":
+        return text
+    body = re.sub(r"^# .*$", f"# {name}", SEAL.sub("", card.text), count=1, flags=re.MULTILINE)
+    body = re.sub(r'(from_pretrained\(|model=)"(?:[^"\\]|\\.)*"', rf'\1"{name}"', body)
+    if card.data.get("eval_results"):
+        card.data["model_name"] = name
+    return seal_card(f"---\n{card.data.to_yaml()}\n---\n\n{body.strip()}")
+
+
 def is_draft(text: str) -> bool:
     """Whether transformers' Trainer wrote a card, and nobody has filled in what it leaves blank."""
     return DRAFT in text and all(f"\n## {title}\n\nMore information needed\n" in text for title in BLANKS)

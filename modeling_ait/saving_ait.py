@@ -27,6 +27,7 @@ from .card_ait import (
     is_users_card,
     make_card,
     read_remote_card,
+    rename_card,
 )
 from .trainer_ait import complete_card
 
@@ -309,6 +310,7 @@ class AiTSavedModel(PreTrainedModel):
             new = given.read_text(encoding="utf-8") if given is not None and given.is_file() else None
             if new is None or is_draft(new):
                 new = self._make_card(repo_id, new)
+            new = rename_card(new, repo_id)
             # Those of every model are on each card of ours, and nobody asked to put them on another.
             added = [tag for tag in self.model_tags or () if tag not in (*TAGS, *TASKS.get(type(self).__name__, ()))]
             asked = [*([tags] if isinstance(tags, str) else tags or ()), *added]

@@ -22,6 +22,7 @@ from modeling_ait.card_ait import (
     is_hub_id,
     is_users_card,
     make_card,
+    rename_card,
     seal_card,
 )
 from modeling_ait.saving_ait import holds_weights
@@ -55,6 +56,19 @@ def test_card_is_complete(model_class, task, fields, make_model, tmp_path):
     (code,) = re.findall("```python\n(.*?)```", card.text, flags=re.DOTALL)
     ast.parse(code)
     assert ("question=question" in code) == bool(fields)
+
+
+def test_renamed_card_has_the_name_everywhere_and_is_nobodys_still(make_model):
+    known = {"eval_results": [RESULT], "metrics": ["accuracy"]}
+    before = make_card(make_model(), "run-1", "user/base", **known)
+    after = rename_card(before, "user/birds-ait")
+    assert before.replace("run-1", "user/birds-ait").split("<!--")[0] == after.split("<!--")[0]
+    assert before.count("run-1") == 3 and not is_users_card(after)
+    assert ModelCard(after).data.model_name == "user/birds-ait"
+    for kept in (MINE, before.replace("Research", "My research"), "# No card of ours\n"):
+        assert rename_card(kept, "user/birds-ait") == kept
+    # What would need quotes in the code.
+    assert rename_card(before, 'a "name"') == before
 
 
 def test_card_without_more_knowledge_claims_none(make_model):

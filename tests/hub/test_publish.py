@@ -46,7 +46,9 @@ def test_folder_gets_the_model_without_code(run_folder, make_model, make_images,
     publish.main([str(run_folder), "--output", str(output)])
     assert {path.name for path in output.iterdir()} == PUBLISHED
     assert "auto_map" not in json.loads((output / "config.json").read_text())
-    for name in PUBLISHED - {"config.json"}:
+    card = (output / "README.md").read_text()
+    assert "# ait\n" in card and '.from_pretrained("ait", ' in card and not is_users_card(card)
+    for name in PUBLISHED - {"config.json", "README.md"}:
         assert (output / name).read_bytes() == (run_folder / name).read_bytes()
     with torch.no_grad():
         expected = make_model().eval()(make_images()).logits
@@ -99,7 +101,8 @@ def test_repository_gets_the_code_too(hub, run_python, run_folder, tmp_path, wit
     (loaded,) = load_elsewhere(run_python, tmp_path, checkpoint, hub=hub)
     assert {module.split(".")[0] for module in loaded.modules} == {"transformers_modules"}
     assert {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()} == before
-    assert ModelCard(files["README.md"].decode()).data.license == "apache-2.0"
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "apache-2.0" and f"# {repository}\n" in card.text
 
 
 def test_files_that_are_there_stay_unless_told(run_folder, tmp_path):
