@@ -5,6 +5,7 @@ Write `RESULTS.md` and its plots from the JSON files under `examples/results/`. 
 """
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,13 @@ def write_scaling(result: dict[str, Any], name: str) -> list[str]:
 
 def find_chance(groups: dict[str, "Runs"], title: str) -> float:
     """Accuracy in percent without looking at the image."""
+    from examples.data.sort_of_clevr import QUESTION_TYPES
+
     first = next(iter(groups.values()))[0]
     if "question_only_by_group" in first:
-        return 100 * first["question_only_by_group"]["relational"]
+        # As many of each type are asked.
+        alone = [value for group, value in first["question_only_by_group"].items() if group in QUESTION_TYPES]
+        return 100 * statistics.mean(alone)
     return 50.0 if title.startswith("Triangle") else 10.0
 
 

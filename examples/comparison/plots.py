@@ -53,7 +53,9 @@ def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path
                 axis.plot(accuracies, [row] * len(accuracies), "o", color="tab:blue", alpha=0.5)
                 axis.plot(statistics.mean(accuracies), row, "|", color="black", markersize=14, markeredgewidth=2)
         seeds = sorted({len(runs) for runs in groups.values()})
-        axis.set_title(f"{escape_plot(title)}\n({' or '.join(map(str, seeds))} seeds)", fontsize=9)
+        axis.set_title(
+            f"{escape_plot(title)}\n({' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])})", fontsize=9
+        )
         axis.set_xlabel("test accuracy, %")
         # One scale for all, so that the panels can be compared.
         axis.set_xlim(low - 3, max(values) + 3)
