@@ -11,6 +11,7 @@ passed on to every run. It writes a JSON file; `examples.report` draws plots and
 
 import sys
 from dataclasses import asdict, dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,12 +133,13 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
 
     recipes = {path: read_recipe(path) for path in arguments.recipes}
     settings = list_settings(recipes, arguments.size)
-    for path in recipes:
-        # A mistake is better found here than in the log of every run.
-        parse_arguments([path, *passed_on], None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     variants = list_variants(arguments.architectures, arguments.ablations)
-    refuse_idle_ablations(settings, recipes, variants)
+    for path, variant in product(recipes, variants):
+        # A mistake is better found here than in the log of every run.
+        flags = [path, *passed_on, "--architecture", variant.architecture]
+        parse_arguments(flags, None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
+    refuse_idle_ablations(settings, recipes, benchmarks, variants)
     planned = plan_runs(settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on)
     builders = {
         name_setting(setting._asdict()): make_builders(

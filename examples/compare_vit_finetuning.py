@@ -155,7 +155,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     setting = {**asdict(arguments), "dataset_name": Path(str(data_arguments.dataset_name)).name}
     results = read_json(results_file) if results_file.exists() else {"setting": setting, "runs": {}}
-    if results.get("setting") != setting or not isinstance(results.get("runs"), dict):
+    before = results.get("setting")
+    # Arguments that the code which wrote them did not know yet have their defaults.
+    known = {**asdict(ComparisonArguments()), **before} if isinstance(before, dict) else None
+    if known != setting or not isinstance(results.get("runs"), dict):
         raise InputError(f"{results_file} is damaged or belongs to other arguments: name another `--output_dir`.")
 
     def keep(name: str, seed: int, measured: dict | None = None) -> bool:

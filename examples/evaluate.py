@@ -4,6 +4,7 @@ Evaluate a checkpoint on the data that it was evaluated on after its training, o
     python -m examples.evaluate runs/digits
     python -m examples.evaluate runs/sort_of_clevr_cpu --generator_seed 1 --output runs/other_seed.json
     python -m examples.evaluate runs/mine --dataset_name path/to/images --split test
+    python -m examples.evaluate runs/digits --without_slots 3 1:7
 
 Its `results.json` says which data those are; flags change single things about them. On the same data the accuracy is
 compared with the recorded one.
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from examples.training.evaluation import Evaluation
 
 
+FOR_TRAINING = (
+    *("crop_padding", "horizontal_flip", "augment_questions", "auto_augment", "random_erasing", "mixup_alpha"),
+    *("cutmix_alpha", "augment_on_device"),
+)
+
+
 @dataclass
 class EvaluateArguments:
     """What to evaluate, and where."""
@@ -35,6 +42,11 @@ class EvaluateArguments:
         default=None,
         metadata={"help": "End with status 1 if an accuracy is further from the recorded one, in points."},
     )
+    without_slots: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Slots that no token retrieves: 7 is slot 7 of every layer, 2:7 that of layer 2, from 0."},
+    )
+    without_memory: bool = field(default=False, metadata={"help": "Let no token retrieve anything."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write the results to."})
 
 
@@ -54,7 +66,9 @@ def parse(argv: list[str]) -> tuple[str, EvaluateArguments, dict[str, Any]]:
         given["eval_split"] = arguments.split
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise InputError(f"`--batch_size` must be at least 1, but got {arguments.batch_size}.")
-    for name in ("crop_padding", "horizontal_flip", "augment_questions"):
+    if arguments.without_memory and arguments.without_slots:
+        raise InputError("`--without_memory` leaves no slot to take away: leave `--without_slots` out.")
+    for name in FOR_TRAINING:
         if given.get(name):
             raise InputError(f"`--{name}` is for training images alone: leave it out.")
     return checkpoint, arguments, given
@@ -99,7 +113,8 @@ def main(argv: list[str] | None = None) -> None:
     recorded_size = record.get("arguments", {}).get("per_device_eval_batch_size")
     batch_size = arguments.batch_size or (recorded_size if isinstance(recorded_size, int) else 64)
     is_same = is_recorded_data(record, data)
-    evaluation = evaluate_checkpoint(checkpoint, model_class, data, batch_size, device)
+    removed = (arguments.without_slots, arguments.without_memory)
+    evaluation = evaluate_checkpoint(checkpoint, model_class, data, batch_size, device, *removed)
     differences = find_differences(evaluation, record) if is_same else {}
     show_accuracies(evaluation, differences)
     if not is_same:
@@ -108,6 +123,8 @@ def main(argv: list[str] | None = None) -> None:
         results = {
             **describe_setting("evaluation", describe_command("examples.evaluate"), [], device == "cpu"),
             "checkpoint": checkpoint,
+            "without_slots": arguments.without_slots,
+            "without_memory": arguments.without_memory,
             "data": asdict(data),
             **{name: value for name, value in asdict(evaluation).items() if value is not None},
             "points_above_recorded": differences,

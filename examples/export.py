@@ -170,7 +170,7 @@ def export_format(
     from examples.exporting.checks import check_export
     from examples.exporting.folders import GRAPH_FILES, write_folder
     from examples.exporting.graphs import open_onnx, open_program, run_model, save_onnx, trace_model
-    from examples.exporting.quantization import find_weights_size, quantize_checkpoint
+    from examples.exporting.quantization import count_stored_bits, find_weights_size, quantize_checkpoint
     from examples.training.results import describe_command, describe_setting
     from modeling_ait.saving_ait import stage_files
 
@@ -178,6 +178,7 @@ def export_format(
     with stage_files(Path(str(arguments.output_dir), name)) as staging:
         folder = Path(staging)
         run: Runner
+        stored: dict[str, float] = {}
         if name in GRAPHS:
             program = trace_model(model, setting)
             path = folder / GRAPH_FILES[name]
@@ -193,6 +194,7 @@ def export_format(
             # Opened again, as its user will.
             quantized = type(model).from_pretrained(folder).eval()
             run = partial(run_model, quantized)
+            stored = {"bits_per_quantized_weight": count_stored_bits(quantized)}
         size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
         batch_sizes = arguments.batch_sizes or DEFAULT_BATCH_SIZES
         checked = setting if name in GRAPHS else None
@@ -208,6 +210,7 @@ def export_format(
             "num_threads": torch.get_num_threads(),
             "size": size,
             "torch_size": find_weights_size(model),
+            **stored,
             "rows": check_export(run, model, batch_sizes, arguments.num_questions, arguments.num_rounds, checked),
         }
         write_folder(folder, name, checkpoint, model, processor, figures)
@@ -216,10 +219,14 @@ def export_format(
 
 def print_figures(figures: dict[str, Any], folder: Path) -> None:
     """Print what was measured of one format."""
+    from examples.exporting.quantization import describe_storage
+
     print(
         f"{figures['format']}: {folder}, {figures['size'] / 2**20:.2f} MiB; "
         f"{figures['torch_size'] / 2**20:.2f} MiB in torch"
     )
+    if "bits_per_quantized_weight" in figures:
+        print(f"  {describe_storage(figures['format'], figures['bits_per_quantized_weight'])}")
     for row in figures["rows"]:
         print(
             f"  batch {row['batch_size']}: difference {row['difference']:.1e}, {row['exported_ms']:.2f} ms; "

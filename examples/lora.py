@@ -4,18 +4,19 @@ Adapt an AiT to images by LoRA with transformers' Trainer: few weights are train
     python -m examples.lora --model_name_or_path runs/digits --dataset_name path/to/images --output_dir runs/lora
 
 Takes a recipe and the flags of `examples.image_classification`. The output folder gets the adapter, which holds a
-classifier and a memory of its own, and `results.json`. The checkpoint stays as it is. An unfinished run is resumed
-when it is called again.
+classifier and a memory of its own, a model card and `results.json`, and `--push_to_hub True` uploads it. The
+checkpoint stays as it is. An unfinished run is resumed when it is called again.
 """
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from examples.errors import RESUME, InputError, flatten_message, refuse_unknown_name, run_script
 from examples.parsing import ArgumentParser
+from examples.training.adapter import LoraArguments
 from examples.training.arguments import OF_TRAINER, OWN_TYPES, parse_arguments
 
 
@@ -25,37 +26,6 @@ if TYPE_CHECKING:
 
 # Ends of the names of the linear layers of a block.
 LAYERS = ("_proj", ".fc1", ".fc2")
-
-
-@dataclass
-class LoraArguments:
-    """How to adapt."""
-
-    _argument_group_name: ClassVar[str] = "adapter"
-
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapter."})
-    lora_alpha: int = field(default=16, metadata={"help": "Weight of the adapter, divided by its rank."})
-    lora_dropout: float = field(
-        default=0.0, metadata={"help": "Dropout in front of the adapter, while it is trained."}
-    )
-    target_modules: list[str] = field(
-        default_factory=lambda: ["q_proj", "v_proj"],
-        metadata={
-            "help": "Names of the layers that are adapted, in every block: q_proj, k_proj, v_proj, o_proj "
-            "(self-attention), fc1, fc2 (MLP); query_proj, key_proj, value_proj, output_proj (write), "
-            "pattern_proj (retrieval)."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        if self.lora_rank < 1 or self.lora_alpha < 1:
-            raise InputError(
-                f"`--lora_rank` and `--lora_alpha` must be at least 1, but got {self.lora_rank} and {self.lora_alpha}."
-            )
-        if not 0 <= self.lora_dropout < 1:
-            raise InputError(f"`--lora_dropout` must be at least 0 and below 1, but got {self.lora_dropout}.")
-        if not self.target_modules:
-            raise InputError("`--target_modules` names no layer: leave it out for q_proj and v_proj.")
 
 
 def add_lora(model: "PreTrainedModel", arguments: LoraArguments) -> "PeftModel":
@@ -90,7 +60,7 @@ def make_save(adapted: Any) -> Callable[[str], None]:
 
     def save(folder: str) -> None:
         adapted.save_pretrained(folder)
-        # The stub that peft writes.
+        # The stub that peft writes; where nobody wrote a card of their own, a complete one follows.
         Path(folder, "README.md").unlink(missing_ok=True)
         adapted.get_base_model().config.to_json_file(Path(folder, "config.json"))
 
@@ -115,16 +85,24 @@ def main(argv: list[str] | None = None) -> None:
     from examples.training.metrics import compute_metrics
     from examples.training.model import build_model
     from examples.training.progress import quieten_libraries
+    from examples.training.publishing import push_folder
     from examples.training.results import describe_command, report_run
     from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
     from examples.training.trainer import train
+    from modeling_ait.card_ait import is_hub_id
 
     quieten_libraries(run_arguments.verbose)
-    if training.push_to_hub:
-        raise InputError("`--push_to_hub` uploads whole models: push the adapter by its own `push_to_hub`.")
+    should_push = training.push_to_hub
+    if should_push and not is_hub_id(model_arguments.model_name_or_path):
+        raise InputError(
+            f"Nobody else has the checkpoint of this adapter: push {model_arguments.model_name_or_path!r} first, then "
+            "give its id on the Hub as `--model_name_or_path`."
+        )
     arguments = collect_arguments(data_arguments, model_arguments, lora_arguments, training=training)
     with lock_output_folder(training):
         if is_finished(training, arguments, run_arguments.restart, "lora"):
+            if should_push and training.process_index == 0:
+                push_folder(training)
             return
         data = load_image_data(data_arguments)
         base, processor = build_model(model_arguments, data_arguments, data.label_names, training.seed)
@@ -137,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
         measured["num_trainable_parameters"] = adapted.get_nb_trainable_parameters()[0]
         command = describe_command("examples.lora")
         report_run(make_save(adapted), adapted, processor, data, arguments, training, measured, command)
+        if should_push and training.process_index == 0:
+            push_folder(training)
     folder = str(training.output_dir)
     print(f"Trained {measured['num_trainable_parameters']:,} parameters. Load the adapter:\n")
     print("from peft import PeftModel\nfrom modeling_ait import AiTConfig, AiTForImageClassification\n")

@@ -23,7 +23,7 @@ from examples.parsing import ArgumentParser
 from examples.sharing import CODE_FILES, MODEL_CODE, list_files_to_push, push_files
 
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
 
 
 @dataclass
@@ -89,6 +89,35 @@ def copy_model(source: Path, target: Path, with_code: bool) -> None:
         Path(staging, CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
+def complete_card(folder: Path, source: Path, name: str) -> None:
+    """
+    Write a card where a run left none or a Trainer's unfinished one, or rename the one that the run wrote.
+
+    Raises:
+        InputError: for an adapter whose base model nobody else has, or that has no card of its own.
+    """
+    from examples.training.loading import MODEL_CLASSES, load_checkpoint, read_config
+    from modeling_ait.card_ait import CARD_FILE, is_draft, is_hub_id, rename_card
+
+    card, adapter = folder / CARD_FILE, folder / ADAPTER_FILE
+    is_missing = not card.exists() or is_draft(card.read_text(encoding="utf-8", errors="replace"))
+    if adapter.exists():
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if not is_hub_id(base):
+            raise InputError(
+                f"{str(source)!r} is an adapter of {base!r}, which nobody else has: publish that first, then train "
+                "the adapter with its id on the Hub as `--model_name_or_path`."
+            )
+        if is_missing:
+            raise InputError(f"{str(source)!r} is an adapter without a card: its model's `save_card` writes one.")
+    elif is_missing:
+        classes = {model_class.__name__: model_class for model_class in MODEL_CLASSES}
+        architecture = (read_config(str(source)).get("architectures") or ["AiTForImageClassification"])[0]
+        load_checkpoint(str(source), classes[architecture], is_classifier_new=False).save_card(folder, name)
+    else:
+        card.write_text(rename_card(card.read_text(encoding="utf-8"), name), encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> None:
     folder, arguments = parse(list(sys.argv[1:] if argv is None else argv))
     list_files(folder)
@@ -96,14 +125,18 @@ def main(argv: list[str] | None = None) -> None:
         output = Path(arguments.output)
         if output.exists() and not (output.is_dir() and (arguments.overwrite or not os.listdir(output))):
             raise InputError(f"{arguments.output!r} is there already: name another folder, or `--overwrite True`.")
-        copy_model(folder, output, with_code=False)
+        with tempfile.TemporaryDirectory() as staging:
+            copy_model(folder, Path(staging), with_code=False)
+            complete_card(Path(staging), folder, output.resolve().name)
+            copy_model(Path(staging), output, with_code=False)
         print(f"Written: {output}.")
         return
     with tempfile.TemporaryDirectory() as staging:
         copy_model(folder, Path(staging), with_code=True)
+        complete_card(Path(staging), folder, str(arguments.repo_id))
         repo_id = push_files(
             Path(staging),
-            arguments.repo_id,
+            str(arguments.repo_id),
             f"{str(folder)!r} is complete",
             InputError,
             arguments.private or None,

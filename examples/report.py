@@ -5,6 +5,7 @@ Write `RESULTS.md` and its plots from the JSON files under `examples/results/`. 
 """
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,13 @@ def write_scaling(result: dict[str, Any], name: str) -> list[str]:
 
 def find_chance(groups: dict[str, "Runs"], title: str) -> float:
     """Accuracy in percent without looking at the image."""
+    from examples.data.sort_of_clevr import QUESTION_TYPES
+
     first = next(iter(groups.values()))[0]
     if "question_only_by_group" in first:
-        return 100 * first["question_only_by_group"]["relational"]
+        # As many of each type are asked.
+        alone = [value for group, value in first["question_only_by_group"].items() if group in QUESTION_TYPES]
+        return 100 * statistics.mean(alone)
     return 50.0 if title.startswith("Triangle") else 10.0
 
 
@@ -117,7 +122,8 @@ def make_report() -> str:
     lines += ["![Accuracy of every run](examples/results/headline.svg)", ""]
     lines += [
         "These runs are small (0.1 to 0.3 M parameters) and short (digits 40 epochs, the others 1 or 2): they say how "
-        "the models compare at this size, and neither confirm nor refute the published tables.",
+        "the models compare at this size, and neither confirm nor refute the published tables. Trained to the end is "
+        "so far one seed of `sort_of_clevr_full_cpu` (1.3 M parameters, 100 epochs), below.",
         "",
         "Made by `python -m examples.report` from the JSON files under `examples/results/`, which also hold every "
         "run's own command, losses and evaluations. Do not edit.",

@@ -206,7 +206,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
     right.set(xscale="log", yscale="log", xlabel="processes", ylabel="exchange (% of the computation)")
     right.set(title="Computed, AiT-Base, 224 pixels")
     right.set_xticks(NUM_SIMULATED, labels=[str(number) for number in NUM_SIMULATED], minor=False)
-    right.axhline(10, color="gray", linewidth=0.8, linestyle="--")
+    right.axhline(10, color="gray", linewidth=0.8, linestyle="--", label="10 %")
     right.legend(title="link (stated)")
     figure.savefig(file, dpi=150)
     pyplot.close(figure)

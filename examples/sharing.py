@@ -30,6 +30,7 @@ CODE_FILES = {
 }
 MODEL_FILES = re.compile(
     r"README\.md|config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+    r"|adapter_config\.json|adapter_model\.safetensors"
     r"|preprocessor_config\.json|(example|memory)\.png|results\.json"
 )
 

@@ -15,6 +15,7 @@ from transformers.utils import is_torchvision_available, is_vision_available
 from .configuration_ait import AiTConfig
 from .hopfield_ait import compute_energy, retrieve_patterns
 from .modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
+from .trainer_ait import AiTCardMixin
 
 
 AutoConfig.register(AiTConfig.model_type, AiTConfig, exist_ok=True)
@@ -38,6 +39,7 @@ if image_processor_classes and not getattr(AutoImageProcessor, "is_dummy", False
 __version__ = "0.1.0"
 
 __all__ = [
+    "AiTCardMixin",
     "AiTConfig",
     "AiTForImageClassification",
     "AiTForRelationalReasoning",

@@ -212,7 +212,7 @@ class AiTMemoryMixin:
             file (`str` or `os.PathLike`): The file.
 
         Raises:
-            `OSError`: if there is no such file.
+            `FileNotFoundError`: if there is no such file.
             `ValueError`: if it is damaged or of another model. Nothing is changed then.
         """
         path = os.fspath(file)
@@ -228,6 +228,8 @@ class AiTMemoryMixin:
                 if found != expected:
                     raise ValueError(f"it holds {describe(found)}, but the model {describe(expected)}")
                 memories = [opened.get_tensor(name) for name in expected]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {path!r}: `save_memories` writes one.") from None
         except SafetensorError as error:
             raise ValueError(f"{path!r} is no whole safetensors file: {' '.join(str(error).split())}.") from None
         except ValueError as error:

@@ -9,13 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import create_repo
+from huggingface_hub import create_repo, upload_file
 from safetensors import safe_open
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from .card_ait import CARD_FILE, choose_card, explain_refusals, find_base_model, make_card, read_remote_card
+from .card_ait import (
+    CARD_FILE,
+    TAGS,
+    TASKS,
+    choose_card,
+    explain_refusals,
+    find_adapter,
+    find_base_model,
+    is_draft,
+    is_users_card,
+    make_card,
+    read_remote_card,
+    rename_card,
+)
+from .trainer_ait import complete_card
 
 
 logger = logging.get_logger(__name__)
@@ -70,7 +84,14 @@ def is_broken(tensor: torch.Tensor) -> bool:
     """Whether a tensor, or a part that a quantized one is made of, holds a NaN or an infinity."""
     if hasattr(tensor, "__tensor_flatten__"):
         return any(is_broken(getattr(tensor, part)) for part in tensor.__tensor_flatten__()[0])
-    return tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all())
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return False
+    # A sum takes a tenth of the time, and is finite only if everything in it is. One that is not may have overflowed.
+    if bool(tensor.sum(dtype=torch.float32).isfinite()):
+        return False
+    # Not every type of one byte can be asked.
+    values = tensor.float() if tensor.element_size() == 1 else tensor
+    return not bool(values.isfinite().all())
 
 
 def find_broken_weights(model: PreTrainedModel) -> list[str]:
@@ -110,6 +131,11 @@ class AiTSavedConfig(PreTrainedConfig):
 
 class AiTSavedModel(PreTrainedModel):
     """A model that is saved in one step, with the code of every Auto class, and says so when it opens a broken one."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # What a Trainer and peft put on the cards that they write, which know nothing else of this model.
+        self.model_tags = [*TAGS, *TASKS.get(type(self).__name__, ())[:1]]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any):
@@ -202,6 +228,70 @@ class AiTSavedModel(PreTrainedModel):
                 create_pr=create_pr,
             )
 
+    def save_card(self, folder: str | os.PathLike, name: str | None = None) -> None:
+        """
+        Write a complete model card, `README.md`, into a folder: of the model or, if it has one, of its adapter.
+
+        It takes the place of what a Trainer or peft wrote there, and keeps what a Trainer's says of data, metrics and
+        training. A card that somebody wrote or changed stays as it is. A `PeftModel` around an AiT has this too.
+
+        Args:
+            folder (`str` or `os.PathLike`): The folder, which is made if it is not there.
+            name (`str`, *optional*): Name of the model; by default that of the folder.
+        """
+        place = Path(folder, CARD_FILE)
+        text = place.read_text(encoding="utf-8", errors="replace") if place.is_file() else None
+        if text is None or not is_users_card(text):
+            self._write_card(folder, self._make_card(name or Path(folder).resolve().name, text))
+
+    def push_card(
+        self, repo_id: str, token: bool | str | None = None, revision: str | None = None, create_pr: bool = False
+    ):
+        """
+        Complete the model card of a repository that others pushed this model, or its adapter, to.
+
+        For what ends with a card of their own: `trainer.push_to_hub()` of a plain Trainer, and `push_to_hub` of a
+        `PeftModel`, which has this method too. A card that somebody wrote or changed stays as it is.
+
+        Args:
+            repo_id (`str`): The repository.
+            token (`bool` or `str`, *optional*): As in [`~transformers.PreTrainedModel.push_to_hub`].
+            revision (`str`, *optional*): Branch of the repository.
+            create_pr (`bool`, *optional*, defaults to `False`): Whether to make a pull request of it.
+
+        Returns:
+            `huggingface_hub.CommitInfo`, or `None` where the card stays as it is.
+
+        Raises:
+            `huggingface_hub.errors.HfHubHTTPError`: if the Hub does not take it, with a note that says what to do.
+        """
+        with explain_refusals(repo_id):
+            remote = read_remote_card(repo_id, token, revision)
+            card = choose_card(self._make_card(repo_id, remote), remote, [])
+            if card is None:
+                return None
+            return upload_file(
+                path_or_fileobj=card.encode(),
+                path_in_repo=CARD_FILE,
+                repo_id=repo_id,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message="Complete the model card",
+            )
+
+    def _make_card(self, name: str, draft: str | None) -> str:
+        """A complete card of this model, with what a Trainer's card says of its training."""
+        adapter, source = find_adapter(self), str(self.name_or_path)
+        # What a base model was made from is not what its adapter belongs to.
+        base_model = find_base_model(source) if adapter is None else str(adapter.base_model_name_or_path or source)
+        card = make_card(self, name, base_model)
+        return complete_card(card, draft, name) if draft is not None and is_draft(draft) else card
+
+    def _write_card(self, folder: str | os.PathLike, text: str) -> None:
+        with stage_files(folder) as staging:
+            Path(staging, CARD_FILE).write_text(text, encoding="utf-8")
+
     def _push_folder(
         self,
         folder: str,
@@ -217,11 +307,13 @@ class AiTSavedModel(PreTrainedModel):
         with explain_refusals(repo_id):
             repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
             given = None if card_folder is None else Path(card_folder, CARD_FILE)
-            if given is not None and given.is_file():
-                new = given.read_text(encoding="utf-8")
-            else:
-                new = make_card(self, repo_id, find_base_model(str(self.name_or_path)))
-            asked = [*([tags] if isinstance(tags, str) else tags or ()), *(self.model_tags or ())]
+            new = given.read_text(encoding="utf-8") if given is not None and given.is_file() else None
+            if new is None or is_draft(new):
+                new = self._make_card(repo_id, new)
+            new = rename_card(new, repo_id)
+            # Those of every model are on each card of ours, and nobody asked to put them on another.
+            added = [tag for tag in self.model_tags or () if tag not in (*TAGS, *TASKS.get(type(self).__name__, ()))]
+            asked = [*([tags] if isinstance(tags, str) else tags or ()), *added]
             card = choose_card(new, read_remote_card(repo_id, token, revision), asked)
             if card is not None:
                 Path(folder, CARD_FILE).write_text(card, encoding="utf-8")

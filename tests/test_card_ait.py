@@ -3,10 +3,12 @@
 import ast
 import re
 
+import peft
 import pytest
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from transformers.modelcard import TrainingSummary
 
 from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel
 from modeling_ait.card_ait import (
@@ -14,13 +16,17 @@ from modeling_ait.card_ait import (
     advise,
     choose_card,
     explain_refusals,
+    find_adapter,
     find_base_model,
+    is_draft,
     is_hub_id,
     is_users_card,
     make_card,
+    rename_card,
     seal_card,
 )
 from modeling_ait.saving_ait import holds_weights
+from modeling_ait.trainer_ait import complete_card
 
 
 MINE = "---\nlicense: mit   # of mine\n---\n# Mine\n"
@@ -52,6 +58,19 @@ def test_card_is_complete(model_class, task, fields, make_model, tmp_path):
     assert ("question=question" in code) == bool(fields)
 
 
+def test_renamed_card_has_the_name_everywhere_and_is_nobodys_still(make_model):
+    known = {"eval_results": [RESULT], "metrics": ["accuracy"]}
+    before = make_card(make_model(), "run-1", "user/base", **known)
+    after = rename_card(before, "user/birds-ait")
+    assert before.replace("run-1", "user/birds-ait").split("<!--")[0] == after.split("<!--")[0]
+    assert before.count("run-1") == 3 and not is_users_card(after)
+    assert ModelCard(after).data.model_name == "user/birds-ait"
+    for kept in (MINE, before.replace("Research", "My research"), "# No card of ours\n"):
+        assert rename_card(kept, "user/birds-ait") == kept
+    # What would need quotes in the code.
+    assert rename_card(before, 'a "name"') == before
+
+
 def test_card_without_more_knowledge_claims_none(make_model):
     card = ModelCard(make_card(make_model(), "user/mine", "/a/folder"))
     assert card.data.base_model is None and card.data.eval_results is None and card.data.metrics is None
@@ -76,6 +95,66 @@ def test_own_card_is_told_from_one_that_somebody_changed(make_model):
 
 
 AUTOMATIC = "This model card has been automatically generated."
+
+
+def write_draft(**fields):
+    """A card as the installed transformers writes it for a Trainer."""
+    results = {"Loss": 0.5, "Accuracy": 0.25, "F1 Score": 0.75}
+    summary = {"model_name": "mine", "tags": ["generated_from_trainer"], "eval_results": results, "eval_lines": []}
+    return TrainingSummary(**{**summary, "hyperparameters": {"seed": 42}, **fields}).to_model_card()
+
+
+def test_draft_of_a_trainer_is_told_from_a_card_that_somebody_filled_in():
+    draft = write_draft()
+    assert is_draft(draft) and not is_users_card(draft)
+    filled = draft.replace("More information needed", "It is for birds.", 1)
+    assert not is_draft(filled) and is_users_card(filled)
+
+
+@pytest.mark.parametrize("finetuned_from", [None, "", "user/base"])
+def test_draft_is_completed_with_what_it_knows(make_model, finetuned_from):
+    own = make_card(make_model(), "user/mine")
+    data = {"dataset": "Birds", "dataset_tags": "user/birds", "finetuned_from": finetuned_from}
+    text = complete_card(own, write_draft(license="mit", language="de", **data), "user/mine")
+    card = ModelCard(text)
+    assert not is_users_card(text)
+    assert (card.data.license, card.data.language, card.data.datasets) == ("mit", ["de"], ["user/birds"])
+    assert (card.data.base_model, card.data.pipeline_tag) == (finetuned_from or None, "image-classification")
+    (result,) = card.data.eval_results
+    assert (card.data.model_name, result.metric_type, result.metric_value) == ("user/mine", "accuracy", 0.25)
+    assert (result.dataset_type, result.dataset_name) == ("user/birds", "Birds")
+    assert (
+        "Trained on the Birds dataset" in card.text and "- F1 Score: 0.75" in card.text and "- seed: 42" in card.text
+    )
+    assert "More information needed" not in card.text and "](https://huggingface.co/)" not in card.text
+
+
+def test_draft_that_knows_nothing_claims_nothing(make_model):
+    card = ModelCard(complete_card(make_card(make_model(), "user/mine"), write_draft(eval_results=None), "user/mine"))
+    assert card.data.license == "apache-2.0" and card.data.eval_results is None
+    assert "Trained on an unknown dataset." in card.text and "evaluation set" not in card.text
+
+
+def test_card_of_an_adapter_names_no_folder(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path / "base")
+    model = AiTForImageClassification.from_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_card(tmp_path / "adapter")
+    text = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text and "this is an adapter of `base`" in text
+    assert ModelCard(text).data.base_model is None and "no memories of its own" in text
+    (code,) = re.findall("```python\n(.*?)```", text, flags=re.DOTALL)
+    ast.parse(code)
+    assert find_adapter(adapted.merge_and_unload()) is None
+
+
+def test_saved_card_leaves_one_that_somebody_wrote(make_model, tmp_path):
+    (tmp_path / "README.md").write_text(MINE)
+    make_model().save_card(tmp_path)
+    assert (tmp_path / "README.md").read_text() == MINE
+    make_model().save_card(tmp_path / "new", "user/mine")
+    assert not is_users_card((tmp_path / "new" / "README.md").read_text(encoding="utf-8"))
 
 
 def test_card_of_a_user_stays(make_model):

@@ -206,7 +206,9 @@ def test_sketch_tells_both_the_writes_and_the_retrievals_weights(make_model, tmp
 
 def test_damaged_missing_and_wrong_places_end_in_one_line(make_model, tmp_path):
     model, file = make_model(), tmp_path / "memories.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"memories\.safetensors"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^There is no file '\S+/memories\.safetensors': `save_memories` \w+ one\.$"
+    ):
         model.load_memories(file)
     model.save_memories(file)
     file.write_bytes(file.read_bytes()[:-5])

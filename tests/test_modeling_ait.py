@@ -26,6 +26,7 @@ def assert_equal_memories(model, memories):
 
 def test_public_names_are_pinned():
     assert modeling_ait.__all__ == [
+        "AiTCardMixin",
         "AiTConfig",
         "AiTForImageClassification",
         "AiTForRelationalReasoning",

@@ -27,7 +27,7 @@ def test_readme_python_runs(tmp_path):
     place = Path("examples", "checkpoints", "digits")
     shutil.copytree(REPOSITORY / place, tmp_path / place)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     # Pushing is tested against a local server, in tests/hub.
     code = "\n".join(block for block in blocks if PUSH not in block)
     code += "\nassert outputs.retrieval_attentions[0].shape == (1, 16, 16)\nassert (after <= before + 1e-3).all()\n"

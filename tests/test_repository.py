@@ -15,7 +15,10 @@ REPOSITORY = Path(__file__).parents[1]
 ROOMS = {
     "examples": {
         *("examples.training", "examples.comparison", "examples.benchmarking", "examples.baselines", "examples.data"),
-        *("examples.exporting", "examples.visualization", "conversion"),
+        *("examples.exporting", "examples.visualization", "examples.demonstration", "conversion"),
+    },
+    "examples.demonstration": {
+        *("examples.training", "examples.comparison", "examples.visualization", "examples.data"),
     },
     "examples.exporting": {"examples.training", "examples.data"},
     "examples.benchmarking": {"examples.comparison", "examples.training", "examples.baselines", "examples.data"},
@@ -107,7 +110,7 @@ def test_what_is_imported_is_declared():
 
     needed = list_names(project["dependencies"])
     optional = project["optional-dependencies"]
-    extra = needed | list_names(optional["examples"]) | list_names(optional["export"])
+    extra = needed | list_names(optional["examples"]) | list_names(optional["export"]) | list_names(optional["demo"])
     wrong = []
     for path in list_modules():
         declared = needed if path.is_relative_to(REPOSITORY / "modeling_ait") else extra

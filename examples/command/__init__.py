@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("examples.evaluate", "measure the accuracy of a checkpoint: ait evaluate runs/digits"),
     "predict": ("examples.predict", "classify a folder of images into a CSV file: ait predict path/to/images"),
     "visualize": ("examples.visualize", "draw what the memory of a checkpoint does"),
+    "demo": ("examples.demo", "show the memory of a checkpoint on a page in the browser"),
     "compare": ("examples.compare", "train several models over several seeds and compare them"),
     "evaluate-batches": ("examples.evaluate_batches", "see whether predictions depend on the batch"),
     "benchmark": ("examples.benchmark", "measure time and memory against a ViT"),

@@ -9,6 +9,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_bottleneck": {"model_config": {"bottleneck_size": None}},
     "no_memory": {"model_config": {"num_memory_slots": 0}},
     "detached_write": {"model_config": {"differentiable_write": False}},
+    "fixed_memory": {"model_config": {"update_memory": False}},
     "reset_memory": {"reset_memory": True},
     "no_positions": {"model_config": {"position_embedding_type": "none"}},
     "differentiable_write": {"model_config": {"differentiable_write": True}},

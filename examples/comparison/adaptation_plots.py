@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.comparison.adaptation import CORRUPTIONS, WAYS
 from examples.comparison.plots import load_pyplot
 from modeling_ait.saving_ait import stage_files
 
@@ -27,7 +28,8 @@ def draw_drift(top: Any, bottom: Any, models: list[dict[str, Any]], corruption: 
     """Draw the accuracy of the first way above, and what the others differ from it below."""
     curves = {
         way: 100 * np.array([model["drift"][corruption][way]["accuracies"] for model in models])
-        for way in models[0]["drift"][corruption]
+        for way in WAYS
+        if way in models[0]["drift"][corruption]
     }
     first, *others = curves
     length = curves[first].shape[-1]
@@ -37,7 +39,8 @@ def draw_drift(top: Any, bottom: Any, models: list[dict[str, Any]], corruption: 
         draw_band(bottom, x, smooth(curves[way] - curves[first], width), way, f"C{index}")
     top.set_title(corruption)
     bottom.axhline(0, color="black", linewidth=0.8)
-    bottom.set_xlabel("severity")
+    for axis in (top, bottom):
+        axis.set_xlabel("severity of the corruption")
 
 
 def draw_blanks(axes: Any, models: list[dict[str, Any]]) -> None:
@@ -47,8 +50,9 @@ def draw_blanks(axes: Any, models: list[dict[str, Any]]) -> None:
         "spread": "spread of the slots",
         "clean_accuracy": "accuracy on clean images, %",
     }
+    guards = sorted(models[0]["blanks"], key=lambda guard: (guard != "images", guard))
     for axis, (name, title) in zip(axes, panels.items()):
-        for index, guard in enumerate(models[0]["blanks"]):
+        for index, guard in enumerate(guards):
             steps = [row["step"] for row in models[0]["blanks"][guard]["written"]]
             values = np.array([[row[name] for row in model["blanks"][guard]["written"]] for model in models])
             draw_band(axis, steps, values * (100 if name == "clean_accuracy" else 1), guard, f"C{index}")
@@ -57,28 +61,43 @@ def draw_blanks(axes: Any, models: list[dict[str, Any]]) -> None:
         axis.set_xlabel("batches written")
 
 
+def make_figure(results: dict[str, Any]) -> Any:
+    """
+    Draw the results of `examples.online_adaptation`: accuracy, what writing changes of it, and blank batches.
+
+    It is the same whether the results were just measured or read from their file, which sorts their names.
+    """
+    pyplot, models = load_pyplot(), results["models"]
+    figure = pyplot.figure(figsize=(10.5, 10.5), layout="constrained")
+    corruptions = [corruption for corruption in CORRUPTIONS if corruption in models[0]["drift"]]
+    parts = figure.subfigures(3, 1, height_ratios=(1, 1.1, 1.1))
+    top, bottom = (part.subplots(1, len(corruptions), sharey=True, squeeze=False)[0] for part in parts[:2])
+    for above, below, corruption in zip(top, bottom, corruptions):
+        draw_drift(above, below, models, corruption)
+    top[0].set_ylabel("accuracy, memory read only, %")
+    bottom[0].set_ylabel("difference from read only, points")
+    blanks = parts[2].subplots(1, 3)
+    draw_blanks(blanks, models)
+    for part, axis in ((parts[1], bottom[0]), (parts[2], blanks[0])):
+        part.legend(*axis.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    for axis in figure.axes:
+        axis.grid(alpha=0.3)
+    number = "of one model" if len(models) == 1 else f"mean of {len(models)} models; shaded: their standard deviation"
+    figure.suptitle(
+        f"Lines: {number}. Accuracies while inputs drift are averaged over neighbouring batches.", fontsize=10
+    )
+    return figure
+
+
 def draw_adaptation(results: dict[str, Any], path: Path) -> None:
     """
-    Draw the results of `examples.online_adaptation` as PNG and SVG.
+    Draw the results of `examples.online_adaptation` as a PNG.
 
     Args:
         results: The results; each curve is the mean over the models, each band their standard deviation.
-        path: File of the results, beside which the plots are written.
+        path: File of the results, beside which the plot is written.
     """
-    pyplot = load_pyplot()
-    models = results["models"]
-    figure, axes = pyplot.subplots(3, 3, figsize=(10.5, 8), layout="constrained")
-    for column, corruption in enumerate(models[0]["drift"]):
-        draw_drift(axes[0][column], axes[1][column], models, corruption)
-        for row in (0, 1):
-            axes[row][column].sharey(axes[row][0])
-    axes[0][0].set_ylabel("accuracy, memory read only, %")
-    axes[1][0].set_ylabel("difference from read only, points")
-    axes[1][0].legend(fontsize=7)
-    draw_blanks(axes[2], models)
-    axes[2][1].legend(fontsize=7, loc="lower left")
-    for axis in axes.flat:
-        axis.grid(alpha=0.3)
+    figure = make_figure(results)
     with stage_files(path.parent) as staging:
         figure.savefig(Path(staging, f"{path.stem}.png"), dpi=110)
-    pyplot.close(figure)
+    load_pyplot().close(figure)

@@ -6,9 +6,8 @@ from functools import partial
 from typing import Any
 
 from examples.baselines.build import build_architecture, count_parameters
-from examples.comparison.plan import Setting, Variant, make_config, merge_model_config
-from examples.data.catalog import IMAGE_CLASSIFICATION, Benchmark
-from examples.data.sort_of_clevr import QUESTION_SIZE
+from examples.comparison.plan import Setting, Variant, describe_task, make_config, merge_model_config
+from examples.data.catalog import Benchmark
 from examples.training.cost import (
     INFERENCE,
     TRAINING,
@@ -27,14 +26,11 @@ def make_builders(
     setting: Setting, recipe: dict[str, Any], benchmark: Benchmark | None, variants: list[Variant]
 ) -> dict[str, Builder]:
     """How to build each model of a recipe."""
-    task: dict[str, Any] = {"num_labels": 10 if benchmark is None else benchmark.num_classes}
-    if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
-        task["question_size"] = QUESTION_SIZE
     return {
         variant.label: partial(
             build_architecture,
             variant.architecture,
-            make_config(setting.size, {**merge_model_config(recipe, variant.change), **task}),
+            make_config(setting.size, {**merge_model_config(recipe, variant.change), **describe_task(benchmark)}),
             recipe.get("baseline_config"),
             recipe.get("match_parameters", True),
         )

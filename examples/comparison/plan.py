@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from examples.comparison.ablations import ABLATIONS
 from examples.data.catalog import IMAGE_CLASSIFICATION, Benchmark, find_benchmark
+from examples.data.sort_of_clevr import QUESTION_SIZE
 from examples.errors import InputError
 from examples.training.arguments import ModelArguments
 from modeling_ait import AiTConfig
@@ -110,6 +111,14 @@ def merge_model_config(recipe: dict[str, Any], change: dict[str, Any]) -> dict[s
     return {**fields, **change.get("model_config", {})}  # type: ignore[dict-item]  # a mapping after parsing
 
 
+def describe_task(benchmark: Benchmark | None) -> dict[str, Any]:
+    """The fields of AiTConfig that the data set gives, which no recipe has; 10 classes where it is not known."""
+    task: dict[str, Any] = {"num_labels": 10 if benchmark is None else benchmark.num_classes}
+    if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
+        task["question_size"] = QUESTION_SIZE
+    return task
+
+
 def make_config(size: str | None, fields: dict[str, Any]) -> AiTConfig:
     """
     The configuration of the AiT of a setting.
@@ -134,13 +143,18 @@ def refuse_own_flags(passed_on: list[str]) -> None:
             )
 
 
-def refuse_idle_ablations(settings: list[Setting], recipes: Mapping[str, dict], variants: list[Variant]) -> None:
+def refuse_idle_ablations(
+    settings: list[Setting],
+    recipes: Mapping[str, dict[str, Any]],
+    benchmarks: Mapping[str, Benchmark | None],
+    variants: list[Variant],
+) -> None:
     """Refuse an ablation that changes nothing in a setting: its runs would be those of the AiT under another name."""
     for setting in settings:
-        recipe = recipes[setting.recipe]
-        before = make_config(setting.size, merge_model_config(recipe, {})).to_dict()
+        recipe, task = recipes[setting.recipe], describe_task(benchmarks[setting.recipe])
+        before = make_config(setting.size, {**merge_model_config(recipe, {}), **task}).to_dict()
         for variant in variants:
-            after = make_config(setting.size, merge_model_config(recipe, variant.change)).to_dict()
+            after = make_config(setting.size, {**merge_model_config(recipe, variant.change), **task}).to_dict()
             if "model_config" in variant.change and after == before:
                 raise InputError(
                     f"The ablation {variant.label!r} changes nothing in {setting.recipe!r}: leave it out."

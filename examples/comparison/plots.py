@@ -53,14 +53,19 @@ def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path
                 axis.plot(accuracies, [row] * len(accuracies), "o", color="tab:blue", alpha=0.5)
                 axis.plot(statistics.mean(accuracies), row, "|", color="black", markersize=14, markeredgewidth=2)
         seeds = sorted({len(runs) for runs in groups.values()})
-        axis.set_title(f"{escape_plot(title)}\n({' or '.join(map(str, seeds))} seeds)", fontsize=9)
+        axis.set_title(
+            f"{escape_plot(title)}\n({' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])})", fontsize=9
+        )
         axis.set_xlabel("test accuracy, %")
         # One scale for all, so that the panels can be compared.
         axis.set_xlim(low - 3, max(values) + 3)
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(labels)), [escape_plot(name_model(label)) for label in labels], fontsize=9)
     axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower right", fontsize=8, frameon=False)
+    # Each panel has the same marks: those of the first row name them.
+    handles = axes[0][0].lines[:3]
+    names = ["chance", "a run", "mean of the runs"]
+    figure.legend(handles, names, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     for ending in ("png", "svg"):
         # Without a date and with fixed identifiers, so that the same results give the same file.
         figure.savefig(path.with_suffix(f".{ending}"), dpi=120, metadata={"Date": None} if ending == "svg" else None)

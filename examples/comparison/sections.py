@@ -97,7 +97,7 @@ def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
             for label, runs in groups.items():
                 if label == "ait" or label.startswith("ait, "):
                     values = [score(run, group) for run in runs]
-                    seeds = f"{len(values)} seeds, `{Path(path).stem}`, {label}"
+                    seeds = f"{len(values)} seed{'s' * (len(values) > 1)}, `{Path(path).stem}`, {label}"
                     best = max(best or (-1.0, ""), (statistics.mean(values), f"{describe(values)} ({seeds})"))
         title = BENCHMARKS[name].title + (f", {variant}" if variant else "") + (f", {group}" if group else "")
         found = best[1] if best is not None else "not run" if size is None else "not run at this size"

@@ -8,6 +8,7 @@ import numpy as np
 from transformers import ViTImageProcessorPil
 
 from examples.exporting.graphs import name_output, stack_memories
+from examples.exporting.quantization import describe_storage
 from examples.sharing import escape_markdown
 from examples.training.results import write_json, write_text
 from modeling_ait import AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
@@ -85,9 +86,10 @@ def describe_inputs(format_name: str, model: AiTPreTrainedModel, figures: dict[s
     config: Any = model.config
     height, width = config.image_shape
     if format_name not in GRAPH_FILES:
+        storage = describe_storage(format_name, figures["bits_per_quantized_weight"])
         return (
-            "Inputs and outputs are those of the model that it was made from. The memories are float32 and are "
-            "written in training, or with `update_memory=True`."
+            f"{storage[0].upper()}{storage[1:]}. Inputs and outputs are those of the model that it was made from. The "
+            "memories are float32 and are written in training, or with `update_memory=True`."
         )
     size = f"{height} x {width} pixels"
     if figures["dynamic_image_size"]:

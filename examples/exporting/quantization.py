@@ -45,11 +45,31 @@ def quantize_checkpoint(checkpoint: str, model: AiTPreTrainedModel, num_bits: in
                 f"int4: {len(kept)} of {num_layers} linear layers stay float32, as their input is no multiple of "
                 f"{group_size} wide (`--group_size`): {', '.join(sorted({name.split('.')[-1] for name in kept}))}."
             )
-        # torchao packs two weights into a byte on some accelerators only, in formats that no other device opens.
+        # The packed forms of torchao 0.18 (`Int4WeightOnlyConfig`) need a GPU, an XPU or an NPU, those of
+        # `IntxPackingFormat` an ARM processor or kernels that its wheel for others does not have.
         dtype = torch.int4  # type: ignore[attr-defined]  # the stubs of torch do not list it
         quantization: Any = IntxWeightOnlyConfig(weight_dtype=dtype, granularity=PerGroup(group_size))
         config = TorchAoConfig(quantization, modules_to_not_convert=kept or None)
     return type(model).from_pretrained(checkpoint, quantization_config=config, dtype=torch.float32).eval()
+
+
+def count_stored_bits(model: AiTPreTrainedModel) -> float:
+    """Bits that a value of a quantized weight takes as it is stored, with its share of scales and zero points."""
+    weights = [weight for weight in model.parameters() if hasattr(weight, "__tensor_flatten__")]
+    parts = [getattr(weight, name) for weight in weights for name in weight.__tensor_flatten__()[0]]
+    num_bytes = sum(part.numel() * part.element_size() for part in parts if part is not None)
+    return 8 * num_bytes / sum(weight.numel() for weight in weights)
+
+
+def describe_storage(format_name: str, num_bits: float) -> str:
+    """How the quantized weights are stored, in one line."""
+    text = f"a quantized weight takes {num_bits:.1f} bits with its share of the scales"
+    if format_name == "int4":
+        text += (
+            ": torchao packs two values into a byte for accelerators only, and one into a byte for a CPU, so int4 is "
+            "less exact than int8 and no smaller"
+        )
+    return text
 
 
 def find_weights_size(model: AiTPreTrainedModel) -> int:

@@ -12,6 +12,7 @@ from examples.data.arguments import DataArguments
 from examples.errors import InputError, refuse_unknown_keys, refuse_unknown_name
 from examples.parsing import ArgumentParser
 from examples.sharing import set_hub_token
+from examples.training.idle import refuse_idle_flags, refuse_idle_picture
 from examples.training.launch import refuse_split_launch
 from examples.training.recipes import check_recipe, read_recipe, split_recipe
 
@@ -212,7 +213,9 @@ def parse_arguments(
     check_numbers(training)
     refuse_split_launch(training, script)
     given = {flag.partition("=")[0][2:].replace("-", "_") for flag in flags if flag.startswith("--")}
-    refuse_idle_flags(given, set(recipe), model.architecture)
+    refuse_idle_flags(given, set(recipe), model)
+    if run.visualize and "visualize" in given:
+        refuse_idle_picture(model, training, script)
     if model.architecture == "vit" and (
         mixing := [name for name in ("mixup_alpha", "cutmix_alpha") if vars(data)[name]]
     ):
@@ -229,16 +232,6 @@ def parse_arguments(
         parts = [model.size, None if model.architecture == "ait" else model.architecture]
         training.output_dir = "_".join([str(training.output_dir), *filter(None, parts)])
     return data, model, run, training
-
-
-def refuse_idle_flags(given: set[str], recipe: set[str], architecture: str) -> None:
-    """Raise an `InputError` for a flag that changes nothing; a recipe may hold what is for its baselines alone."""
-    for name in ("do_train", "do_eval", "do_predict"):
-        if name in given | recipe:
-            raise InputError(f"`--{name}` has no effect: every run trains, and evaluates at its end. Leave it out.")
-    for name in ("baseline_config", "match_parameters"):
-        if architecture == "ait" and {name, f"no_{name}"} & given:
-            raise InputError(f"`--{name}` has no effect on the architecture 'ait': leave it out.")
 
 
 def check_numbers(training: "TrainingArguments") -> None:

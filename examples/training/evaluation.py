@@ -1,7 +1,8 @@
 """Evaluating a finished checkpoint: the data that it was evaluated on, its logits, and accuracies."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from examples.training.loading import load_checkpoint, load_image_processor, rea
 from examples.training.metrics import score_groups
 from examples.training.recipes import check_recipe
 from examples.training.results import RESULTS_FILE
+from examples.visualization.ablation import parse_slots, without_memory, without_slots
 from modeling_ait import AiTConfig, AiTForRelationalReasoning, AiTPreTrainedModel
 
 
@@ -127,8 +129,21 @@ def predict_logits(model: PreTrainedModel, dataset: Dataset, batch_size: int) ->
     return torch.cat(parts)
 
 
+def leave_out(model: PreTrainedModel, slots: Sequence[str], all_memory: bool) -> AbstractContextManager[None]:
+    """In this context no token retrieves some slots, as `parse_slots` reads them, or anything at all."""
+    if all_memory:
+        return without_memory(model)
+    return without_slots(model, parse_slots(slots, model)) if slots else nullcontext()
+
+
 def evaluate_checkpoint(
-    checkpoint: str, model_class: type[AiTPreTrainedModel], arguments: DataArguments, batch_size: int, device: str
+    checkpoint: str,
+    model_class: type[AiTPreTrainedModel],
+    arguments: DataArguments,
+    batch_size: int,
+    device: str,
+    removed_slots: Sequence[str] = (),
+    remove_memory: bool = False,
 ) -> Evaluation:
     """
     Evaluate a checkpoint of either head on the data's evaluation split.
@@ -139,9 +154,11 @@ def evaluate_checkpoint(
         arguments: The data.
         batch_size: Samples in a batch; no prediction depends on it, but for the last bits of its logits.
         device: Where the model runs.
+        removed_slots: Slots that no token retrieves, such as `7` or, of a layer, `2:7`.
+        remove_memory: Whether no token retrieves anything.
 
     Raises:
-        InputError: if the checkpoint or the data cannot be loaded, or do not fit each other.
+        InputError: if the checkpoint or the data cannot be loaded, or do not fit each other, or there is no such slot.
     """
     takes_question = model_class is AiTForRelationalReasoning
     model = load_checkpoint(checkpoint, model_class, is_classifier_new=False).eval().to(device)
@@ -153,12 +170,14 @@ def evaluate_checkpoint(
     num_images = len(data.evaluation)
     if not takes_question:
         labels = data.evaluation[data.label_column][:]
-        logits = predict_logits(model, ImageClassificationDataset(pixels, labels), batch_size)
-        is_right = logits.argmax(dim=-1).numpy() == indices[labels]
-        return Evaluation(float(is_right.mean()), num_images, len(labels))
-    kind = GroupedQuestionsDataset if arguments.group_questions else QuestionsDataset
-    questions = kind(data.evaluation, pixels, arguments.question_types or list(QUESTION_TYPES))
-    predictions = predict_logits(model, questions, batch_size).argmax(dim=-1).numpy()
+        dataset: Dataset = ImageClassificationDataset(pixels, labels)
+    else:
+        kind = GroupedQuestionsDataset if arguments.group_questions else QuestionsDataset
+        dataset = questions = kind(data.evaluation, pixels, arguments.question_types or list(QUESTION_TYPES))
+    with leave_out(model, removed_slots, remove_memory):
+        predictions = predict_logits(model, dataset, batch_size).argmax(dim=-1).numpy()
+    if not takes_question:
+        return Evaluation(float((predictions == indices[labels]).mean()), num_images, len(labels))
     # From the checkpoint's index of an answer to the data set's.
     answers = np.argsort(indices)[predictions]
     groups = score_groups(answers, questions)

@@ -3,27 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel, TrainingArguments
 
 from examples.data.catalog import find_benchmark
 from examples.data.loading import ImageData
 from examples.errors import InputError
 from examples.sharing import escape_markdown, push_files, quote_code, quote_python, redact, show
 from modeling_ait.card_ait import (
-    BASE_TASK,
-    CARD_FILE,
-    TASKS,
-    choose_card,
+    describe_memory,
+    describe_use,
+    find_adapter,
     find_base_model,
     is_hub_id,
-    is_users_card,
-    make_card,
     make_card_data,
-    read_remote_card,
     seal_card,
 )
-from modeling_ait.saving_ait import stage_files
 
 
 # The picture of the memories, in the folder of a run.
@@ -53,7 +48,17 @@ def write_model_card(
     folder: Path,
     has_figure: bool = False,
 ) -> None:
-    """Fill the template with what this run is, as the `README.md` of a folder, which may show a figure beside it."""
+    """
+    Fill the template with what this run is, as the `README.md` of a folder, which may show a figure beside it.
+
+    Args:
+        model: The model, or the one within a `PeftModel` whose adapter the card is of.
+        data: What it was trained on.
+        results: What was measured, and the arguments.
+        training: Arguments of the training.
+        folder: Where the card is written.
+        has_figure: Whether the figure of the memories lies there.
+    """
     name = training.hub_model_id or Path(str(training.output_dir)).resolve().name
     arguments = results["arguments"]
     dataset, split = show(Path(data.name).name), show(name_split(data, arguments))
@@ -61,8 +66,11 @@ def write_model_card(
     # A folder of the user's own is no data set of the Hub.
     hub_id = benchmark.hub_id if benchmark is not None else data.name if is_hub_id(data.name) else None
     source = arguments.get("model_name_or_path")
+    adapter = find_adapter(model)
+    # What a base model was made from is not what its adapter belongs to.
+    base_model = find_base_model(source) if adapter is None else source
     card_data = make_card_data(
-        model, show(name), find_base_model(source), metrics=["accuracy"], datasets=[hub_id] if hub_id else None
+        model, show(name), base_model, metrics=["accuracy"], datasets=[hub_id] if hub_id else None
     ).to_dict()
     task = card_data["pipeline_tag"]
     config = {"config": show(arguments["dataset_config_name"])} if arguments.get("dataset_config_name") else {}
@@ -86,6 +94,8 @@ def write_model_card(
         dataset=escape_markdown(dataset),
         split=escape_markdown(split),
         source=None if source is None else quote_code(Path(source).name if not is_hub_id(source) else source),
+        adapter_use=None if adapter is None else describe_use(model, name, adapter),
+        adapter_memory=None if adapter is None else describe_memory(adapter),
         takes_question=model.config.question_size is not None,
         label_names=", ".join(map(escape_markdown, data.label_names)),
         config=model.config,
@@ -94,61 +104,6 @@ def write_model_card(
         figure=FIGURE if has_figure else None,
     )
     (folder / "README.md").write_text(seal_card(redact(str(card))), encoding="utf-8")
-
-
-def write_trainer_card(
-    trainer: Trainer,
-    finetuned_from: str | None = None,
-    tags: list[str] | str | None = None,
-    dataset: str | None = None,
-    dataset_tags: str | None = None,
-    **described: Any,
-) -> None:
-    """
-    Write the card of a model that a Trainer pushes, unless somebody wrote or changed the one that is there.
-
-    Args:
-        trainer: The Trainer, after its last evaluation.
-        finetuned_from: Id of the model that it started from; by default that which the model was loaded from.
-        tags: Tags beside those of the model.
-        dataset: Name of the data set.
-        dataset_tags: Its id on the Hub.
-        described: What a card of transformers' own has beside them; it is not used.
-    """
-    place = Path(str(trainer.args.output_dir), CARD_FILE)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    name = trainer.hub_model_id or place.parent.resolve().name
-    remote = (
-        read_remote_card(name, trainer.args.hub_token, trainer.args.hub_revision) if trainer.hub_model_id else None
-    )
-    local = place.read_text(encoding="utf-8") if place.exists() else None
-    if local is None or not is_users_card(local):
-        accuracies = [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry]
-        data_name = dataset or dataset_tags or "unknown"
-        results = [
-            EvalResult(
-                task_type=TASKS.get(type(model).__name__, BASE_TASK)[0],
-                dataset_type=dataset_tags or data_name,
-                dataset_name=data_name,
-                dataset_split="evaluation",
-                metric_type="accuracy",
-                metric_name="Accuracy",
-                metric_value=accuracy,
-            )
-            for accuracy in accuracies[-1:]
-        ]
-        known = {"eval_results": results, "metrics": ["accuracy"]} if results else {}
-        base_model = finetuned_from or find_base_model(str(model.name_or_path))
-        local = make_card(model, name, base_model, datasets=[dataset_tags] if dataset_tags else None, **known)
-    # What stays as it is there is written here, because the whole folder is uploaded.
-    card = choose_card(local, remote, [tags] if isinstance(tags, str) else tags or [])
-    write_card(place, remote if card is None and remote is not None else card or local)
-
-
-def write_card(place: Path, text: str) -> None:
-    """Write a card in one step and without secrets."""
-    with stage_files(place.parent) as staging:
-        Path(staging, place.name).write_text(redact(text), encoding="utf-8")
 
 
 def push_folder(training: TrainingArguments) -> None:

@@ -139,7 +139,10 @@ def report_run(
         "num_train_samples": len(data.train),
         "num_eval_samples": len(data.evaluation),
     }
-    is_classifier, is_ait = isinstance(model, AiTForImageClassification), isinstance(model, AiTPreTrainedModel)
+    is_classifier = isinstance(model, AiTForImageClassification)
+    # Of an adapter, the model within, whose card tells of the adapter.
+    described: Any = getattr(model, "get_base_model", lambda: model)()
+    is_ait = isinstance(described, AiTPreTrainedModel)
     with stage_files(output_dir) as staging:
         save(staging)
         if training.process_index == 0:
@@ -148,7 +151,7 @@ def report_run(
             image.save(Path(staging, EXAMPLE_IMAGE))
             processor.save_pretrained(staging)
             if is_ait and not keeps_card(output_dir):
-                write_model_card(model, data, results, training, Path(staging))  # type: ignore[arg-type]  # an AiT
+                write_model_card(described, data, results, training, Path(staging))
             # Moved after all others, by its name, it says that they are complete.
             write_json(Path(staging, RESULTS_FILE), results)
     if training.process_index != 0:

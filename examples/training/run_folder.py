@@ -14,8 +14,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments, logging
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from examples.data.arguments import DataArguments
 from examples.errors import InputError
 from examples.sharing import FILES_OF_A_MODEL, find_files
+from examples.training.adapter import LoraArguments
+from examples.training.arguments import ModelArguments
 from examples.training.checkpoints import (
     CLAIM_FILE,
     clear_place,
@@ -142,7 +145,18 @@ def count_images_of_a_step(described: dict[str, Any]) -> dict[str, Any]:
     return {**described, "train_batch_size": batch_size and batch_size * num_processes}
 
 
-def refuse_changes(output_dir: Path, described: dict[str, Any], results: dict[str, Any]) -> None:
+def add_defaults(before: dict[str, Any], described: dict[str, Any], training: TrainingArguments) -> dict[str, Any]:
+    """Add to the arguments of a run those that the code which wrote them did not know yet, with their defaults."""
+    if described.keys() <= before.keys():
+        return before
+    plain = type(training)(output_dir=str(training.output_dir), use_cpu=training.use_cpu)
+    defaults = collect_arguments(DataArguments(), ModelArguments(), LoraArguments(), training=plain)
+    return {**{key: value for key, value in defaults.items() if key in described}, **before}
+
+
+def refuse_changes(
+    output_dir: Path, described: dict[str, Any], results: dict[str, Any], training: TrainingArguments
+) -> None:
     """Raise an `InputError` if the folder holds a run of other arguments."""
     # Written by these scripts before they knew more than the arguments, results have them alone.
     before = read_json(output_dir / ARGUMENTS_FILE) or results.get("arguments", {})
@@ -153,6 +167,7 @@ def refuse_changes(output_dir: Path, described: dict[str, Any], results: dict[st
             "another `--output_dir`."
         )
     before = {"loop": described["loop"], "num_processes": described["num_processes"], **before}
+    before = add_defaults(before, described, training)
     # What several processes train is what one process trains with the whole batch. Of a stream each process and each
     # worker has a part of its own, and with another number of them what was seen could not be told from what was not.
     neutral = NEUTRAL_ARGUMENTS
@@ -213,7 +228,7 @@ def is_finished(training: TrainingArguments, arguments: dict[str, Any], restart:
         if restart or not (results or has_model or list_checkpoints(output_dir)):
             return False
         results = results if is_done else {}
-        refuse_changes(output_dir, describe_run(training, arguments, loop), results)
+        refuse_changes(output_dir, describe_run(training, arguments, loop), results, training)
         if results:
             print(f"{output_dir} holds this run, finished. `--restart True` trains anew.")
             print(describe_accuracy(results))

@@ -41,9 +41,9 @@ from examples.training.loading import load_weights
 from examples.training.memory_use import MemoryMeter
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, collect_history, show_progress
-from examples.training.publishing import write_trainer_card
 from examples.training.streams import make_stream_loader
 from examples.training.workers import choose_workers
+from modeling_ait import AiTCardMixin
 
 
 # Arguments without whose defaults the Trainer would not measure the accuracy or the loss of the evaluation.
@@ -55,7 +55,7 @@ NEEDED_TO_MEASURE = {
 }
 
 
-class AiTTrainer(Trainer):
+class AiTTrainer(AiTCardMixin, Trainer):
     """
     Trainer that logs the task loss and the balance loss apart, and keeps the balance loss under label smoothing.
 
@@ -129,10 +129,6 @@ class AiTTrainer(Trainer):
             best = self.state.best_model_checkpoint
             drop_old_checkpoints(folder.parent, self.checkpoint_limit, self.state.global_step, best)
 
-    def create_model_card(self, **described):
-        if self.is_world_process_zero():
-            write_trainer_card(self, **described)
-
     def log(self, logs, start_time=None):
         if "loss" in logs:
             for name, values in self.loss_parts.items():
@@ -199,6 +195,16 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     training.dataloader_pin_memory = training.dataloader_pin_memory and training.device.type != "cpu"
 
 
+def refuse_dispatch(training: TrainingArguments, train_dataset: torch.utils.data.Dataset) -> None:
+    """Raise an `InputError` where one process would divide batches among all that have no samples yet."""
+    is_dispatched = getattr(training.accelerator_config, "dispatch_batches", None)
+    if is_dispatched and getattr(train_dataset, "on_device", False):
+        raise InputError(
+            "`dispatch_batches` in `--accelerator_config` divides samples, which are made on the device alone: leave "
+            "it out, or pass `--augment_on_device False`."
+        )
+
+
 def train(
     model: torch.nn.Module,
     processor: ViTImageProcessorPil,
@@ -218,12 +224,7 @@ def train(
     train_dataset, eval_dataset = datasets
     adapt_arguments(training, len(train_dataset))  # type: ignore[arg-type]  # it has a length
     choose_workers(training, datasets)
-    is_dispatched = getattr(training.accelerator_config, "dispatch_batches", None)
-    if is_dispatched and getattr(train_dataset, "on_device", False):
-        raise InputError(
-            "`dispatch_batches` in `--accelerator_config` divides samples, which are made on the device alone: leave "
-            "it out, or pass `--augment_on_device False`."
-        )
+    refuse_dispatch(training, train_dataset)
     if training.ddp_find_unused_parameters is None:
         # The Trainer would look for them in every step.
         training.ddp_find_unused_parameters = leaves_parameters_unused(model)
@@ -267,11 +268,8 @@ def train(
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
-    measured: dict[str, Any] = {
-        name.removeprefix("eval_"): value
-        for name, value in metrics.items()
-        if name.startswith("eval_") and name.removeprefix("eval_") not in timings
-    }
+    named = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
+    measured: dict[str, Any] = {name: value for name, value in named.items() if name not in timings}
     measured["eval_loss"] = measured.pop("loss")
     return trainer, {
         **measured,

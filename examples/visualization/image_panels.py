@@ -26,9 +26,9 @@ LARGEST_CELL, SMALLEST_CELL, WIDEST = 0.66, 0.62, 13.0
 LEGEND = "colour: the slot (of many, the 7 most used; o: others); opacity: its attention, up to full"
 
 
-def choose_cell(picture: np.ndarray, num_columns: int) -> tuple[float, float]:
+def choose_cell(picture: np.ndarray, num_columns: int, widest_cell: float = LARGEST_CELL) -> tuple[float, float]:
     """Width and height of a picture in inches, such that all columns fit and the picture keeps its shape."""
-    width = float(np.clip(WIDEST / num_columns - Sheet.SPACE, SMALLEST_CELL, LARGEST_CELL))
+    width = float(np.clip(WIDEST / num_columns - Sheet.SPACE, SMALLEST_CELL, widest_cell))
     height, breadth = picture.shape[:2]
     # Neither a flat nor a tall image gets out of hand.
     return width, width * float(np.clip(height / breadth, 0.4, 2.0))
@@ -71,7 +71,11 @@ def blend_slots(image: np.ndarray, winners: np.ndarray, strength: np.ndarray, co
 
 
 def draw_slot_panel(
-    images: Sequence[np.ndarray], retrieval: np.ndarray, layers: Sequence[int], labels: Sequence[Sequence[str]]
+    images: Sequence[np.ndarray],
+    retrieval: np.ndarray,
+    layers: Sequence[int],
+    labels: Sequence[Sequence[str]],
+    widest_cell: float = LARGEST_CELL,
 ) -> Panel:
     """
     The images, and beside each, for each layer, which slot every patch retrieves, with a legend below.
@@ -81,6 +85,7 @@ def draw_slot_panel(
         retrieval: (num_layers, num_images, rows, columns, num_slots).
         layers: Which layers they are.
         labels: Lines of text beside each image.
+        widest_cell: Width that a picture may have, in inches.
     """
     num_layers, num_slots = len(retrieval), retrieval.shape[-1]
     winners, strength = retrieval.argmax(axis=-1), retrieval.max(axis=-1)
@@ -93,7 +98,7 @@ def draw_slot_panel(
             cells[row].append(blend_slots(image, winners[layer, row], strength[layer, row] / largest, colors))
         heads.append((layer + 1, 1, [f"layer {layers[layer]}", f"full: {largest:.2f}"]))
         legends.append(colors)
-    cell = choose_cell(images[0], num_layers + 3)
+    cell = choose_cell(images[0], num_layers + 3, widest_cell)
     sheet = Sheet(cells, cell, labels, LABEL_WIDTH, heads, gaps=(1,))
     panel = sheet.make_panel("Which slot each patch retrieves")
     legend_height = 0.08 + 4 * LINE * SMALL
@@ -129,7 +134,9 @@ def find_strongest_slots(retrieval: np.ndarray, number: int) -> np.ndarray:
     return np.argsort(-totals, axis=-1, kind="stable")[..., :number]
 
 
-def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, layers: Sequence[int]) -> Panel:
+def draw_heat_panel(
+    images: Sequence[np.ndarray], retrieval: np.ndarray, layers: Sequence[int], widest_cell: float = LARGEST_CELL
+) -> Panel:
     """Where in the image the strongest slots of each layer are retrieved; arguments as of `draw_slot_panel`."""
     num_layers = len(retrieval)
     number = min(count_maps(num_layers), retrieval.shape[-1])
@@ -151,7 +158,7 @@ def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, layers:
         scales.append(Scale(first, number, HEAT, 0, float(shown.max())))
     sheet = Sheet(
         cells,
-        choose_cell(images[0], num_layers * number + 1),
+        choose_cell(images[0], num_layers * number + 1, widest_cell),
         [],
         0,
         heads,
@@ -162,7 +169,9 @@ def draw_heat_panel(images: Sequence[np.ndarray], retrieval: np.ndarray, layers:
     return sheet.make_panel("Retrieval attention to each image's strongest slots (share of 1; below, slot: mean)")
 
 
-def draw_energy_panel(images: Sequence[np.ndarray], energies: np.ndarray, layers: Sequence[int]) -> Panel:
+def draw_energy_panel(
+    images: Sequence[np.ndarray], energies: np.ndarray, layers: Sequence[int], widest_cell: float = LARGEST_CELL
+) -> Panel:
     """Energy of each patch before and after retrieval, (num_layers, 2, num_images, rows, columns)."""
     cells: list[list[np.ndarray]] = [[image] for image in images]
     heads: list[tuple[int, int, list[str]]] = []
@@ -177,7 +186,7 @@ def draw_energy_panel(images: Sequence[np.ndarray], energies: np.ndarray, layers
             scales.append(Scale(column, 1, HEAT, low, high))
     sheet = Sheet(
         cells,
-        choose_cell(images[0], 2 * len(energies) + 1),
+        choose_cell(images[0], 2 * len(energies) + 1, widest_cell),
         [],
         0,
         heads,
@@ -193,6 +202,7 @@ def draw_layer_panel(
     layers: Sequence[int],
     title: str,
     captions: Sequence[Sequence[str]] = (),
+    widest_cell: float = LARGEST_CELL,
 ) -> Panel:
     """One heat map for each layer and image, (num_layers, num_images, rows, columns), from 0 on."""
     cells: list[list[np.ndarray]] = [[image] for image in images]
@@ -204,7 +214,7 @@ def draw_layer_panel(
         heads.append((layer + 1, 1, [f"layer {layers[layer]}", ""]))
         scales.append(Scale(layer + 1, 1, HEAT, 0, high))
     below = [["", *line] for line in captions]
-    size = choose_cell(images[0], len(values) + 3)
+    size = choose_cell(images[0], len(values) + 3, widest_cell)
     sheet = Sheet(cells, size, [], 0, heads, below, scales, gaps=(1,))
     return sheet.make_panel(title)
 

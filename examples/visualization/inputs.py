@@ -47,12 +47,23 @@ def read_images(files: Sequence[str], processor: ViTImageProcessorPil, num_chann
     Raises:
         InputError: for a file that is no image.
     """
-    samples = []
-    options: dict[str, Any] = {"do_convert_rgb": False} if num_channels == 1 else {}
-    for file in files:
-        image = decode_image({"path": file, "bytes": None}, file).convert("L" if num_channels == 1 else "RGB")
-        samples.append({"pixel_values": processor(images=image, return_tensors="pt", **options)["pixel_values"][0]})
+    encoded: list[dict[str, Any]] = [{"path": file, "bytes": None} for file in files]
+    samples = [{"pixel_values": read_image(image, str(image["path"]), processor, num_channels)} for image in encoded]
     return Inputs(make_batches(samples, batch_size))
+
+
+def read_image(
+    encoded: dict[str, Any], where: str, processor: ViTImageProcessorPil, num_channels: int
+) -> torch.Tensor:
+    """
+    Open an image, as `datasets` stores one, as the model takes it, (num_channels, height, width).
+
+    Raises:
+        InputError: if it is no image; `where` names it in the message.
+    """
+    options: dict[str, Any] = {"do_convert_rgb": False} if num_channels == 1 else {}
+    image = decode_image(encoded, where).convert("L" if num_channels == 1 else "RGB")
+    return processor(images=image, return_tensors="pt", **options)["pixel_values"][0]
 
 
 def open_classes(

@@ -10,7 +10,9 @@ from transformers.utils import logging
 from examples import evaluate, image_classification, relational_reasoning
 from examples.data.arguments import DataArguments
 from examples.errors import InputError
-from examples.training.evaluation import choose_data, is_recorded_data
+from examples.training import evaluation as evaluation_module
+from examples.training.evaluation import choose_data, is_recorded_data, predict_logits
+from examples.visualization.ablation import without_memory, without_slots
 from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning
 from tests.examples.conftest import make_tiny_flags
 from tests.examples.helpers import read_results
@@ -53,6 +55,42 @@ def test_recorded_accuracy_of_images_comes_out_again(digits, tmp_path, capsys):
     assert results["points_above_recorded"] == {"all": 0.0} and results["kind"] == "evaluation"
     percent = f"{100 * recorded['accuracy']:.2f} %"
     assert f"Accuracy on 51 images: {percent} (recorded {percent})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "removed"),
+    [(["--without_slots", "0", "1:2"], {0: [0], 1: [0, 2]}), (["--without_memory", "True"], None)],
+)
+def test_slots_can_be_taken_away(digits, flags, removed, tmp_path, monkeypatch):
+    seen = []
+
+    def note(model, dataset, batch_size):
+        seen.append((model, predict_logits(model, dataset, batch_size), dataset))
+        return seen[-1][1]
+
+    monkeypatch.setattr(evaluation_module, "predict_logits", note)
+    evaluate.main([str(digits), "--device", "cpu", *flags, "--output", str(tmp_path / "out.json")])
+    ((model, logits, dataset),) = seen
+    with without_memory(model) if removed is None else without_slots(model, removed):
+        torch.testing.assert_close(predict_logits(model, dataset, 51), logits)
+    # What was taken away is there again, and makes a difference.
+    assert not torch.allclose(predict_logits(model, dataset, 51), logits)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["without_memory"] is (removed is None) and results["without_slots"] == flags[1:] * bool(removed)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--without_slots", "3"], "There is no slot '3'"),
+        (["--without_slots", "0", "1", "2"], "leaves no slot of 3"),
+        (["--without_slots", "0", "--without_memory", "True"], "leave `--without_slots` out"),
+        (["--auto_augment", "randaugment"], "`--auto_augment` is for training images alone"),
+    ],
+)
+def test_what_cannot_be_taken_away_is_refused(digits, flags, message):
+    with pytest.raises(InputError, match=message):
+        evaluate.main([str(digits), "--device", "cpu", *flags])
 
 
 @pytest.mark.parametrize("grouped", ["True", "False"])

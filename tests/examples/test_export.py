@@ -161,6 +161,14 @@ def test_quantized_checkpoint_opens_without_the_package_and_writes(save_model, t
     export(checkpoint, tmp_path / "out", format_name, batch_sizes=[2])
     folder = tmp_path / "out" / format_name
     printed = capsys.readouterr().out
+    figures = json.loads((folder / "export.json").read_text())
+    bits = figures["bits_per_quantized_weight"]
+    # A scale of float32 for each row of 32 or more; for each group of 32 that and a zero point of a byte.
+    assert bits == pytest.approx(8 + 40 / 32) if format_name == "int4" else 8 < bits <= 8 + 32 / 4
+    assert f"a quantized weight takes {bits:.1f} bits" in printed
+    assert f"takes {bits:.1f} bits" in (folder / "README.md").read_text()
+    for text in (printed, (folder / "README.md").read_text()):
+        assert ("so int4 is less exact than int8 and no smaller" in text) is (format_name == "int4")
     # Patches of 48 numbers, queries and patterns of 4, written values of 8.
     is_said = "7 of 24 linear layers stay float32" in printed
     assert is_said is (format_name == "int4")

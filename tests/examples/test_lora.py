@@ -1,5 +1,6 @@
 """LoRA through the Trainer: what is saved, how it comes back, and that a killed run goes on to the same adapter."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def test_folder_has_the_adapter_with_classifier_and_memory_and_the_base_stays(ad
     names = {path.name for path in (tmp_path / "run").iterdir() if path.is_file() and not path.name.startswith(".")}
     assert names == {
         *(
+            "README.md",
             "adapter_config.json",
             "adapter_model.safetensors",
             "config.json",
@@ -135,6 +137,11 @@ def test_finished_run_is_told_and_others_are_refused(adapt, tmp_path):
     assert (tmp_path / "run" / "adapter_model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(InputError, match=r"other arguments: lora_rank 2, now 4"):
         adapt(tmp_path / "run", lora_rank=4)
+    place = tmp_path / "run" / "run_arguments.json"
+    written = json.loads(place.read_text())
+    assert written.pop("lora_dropout") == 0.0
+    place.write_text(json.dumps(written))
+    assert "holds this run, finished" in adapt(tmp_path / "run")
     adapt(tmp_path / "run", lora_rank=4, restart=True)
     assert read_results(tmp_path / "run")["arguments"]["lora_rank"] == 4
 
@@ -149,7 +156,11 @@ def test_finished_run_is_told_and_others_are_refused(adapt, tmp_path):
         ({"lora_dropout": 1.0}, r"`--lora_dropout` must be at least 0 and below 1"),
         ({"target_modules": "query"}, r"There is no layer to adapt 'query'. Did you mean 'query_proj'"),
         ({"target_modules": "mlp.q_proj"}, r"`--target_modules` cannot be adapted: "),
-        ({"push_to_hub": True}, r"`--push_to_hub` uploads whole models"),
+        (
+            {"push_to_hub": True},
+            r"Nobody else has the checkpoint of this adapter: push '.*base' first, then give its id",
+        ),
+        ({"visualize": True}, r"`--visualize True` has no effect: of an adapter no picture is drawn"),
         ({"lora_rnak": 3}, r"There is no flag '--lora_rnak'. Did you mean '--lora_rank'"),
     ],
 )

@@ -83,7 +83,7 @@ def test_processor_of_another_size_is_taken_where_the_model_is_resized(folders, 
         (
             {},
             {"architecture": "ait_no_workspace_wide_mlp", "match_parameters": False},
-            "number of parameters by design: leave out `match_parameters` False",
+            "`--match_parameters` has no effect on the architecture 'ait_no_workspace_wide_mlp'",
         ),
     ],
 )

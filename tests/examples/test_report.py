@@ -294,5 +294,7 @@ def test_headline_has_the_time_of_each_model(write_results):
 @pytest.mark.parametrize(("title", "chance"), [("Triangle, matched", 50.0), ("CIFAR-10", 10.0)])
 def test_chance_is_that_of_the_number_of_classes(title, chance):
     assert report.find_chance({"ait": make_runs("ait", [0.5])}, title) == chance
-    asked = {"ait": [{"question_only_by_group": {"relational": 0.48}}]}
-    assert report.find_chance(asked, title) == 48.0
+    asked = {"relational": 0.48, "binary": 0.44, "ternary": 0.52, "binary: shape of closest": 0.9}
+    assert report.find_chance({"ait": [{"question_only_by_group": asked}]}, title) == 48.0
+    asked["non-relational"] = 0.54
+    assert report.find_chance({"ait": [{"question_only_by_group": asked}]}, title) == 50.0

@@ -8,15 +8,16 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load
 
-from modeling_ait.card_ait import is_users_card, make_card
+from modeling_ait.card_ait import is_draft, is_users_card, make_card
 
 from .server import Repository
 
 
 PUSH = """
 import json, sys
+from pathlib import Path
 import torch
-from huggingface_hub import EvalResult, HfApi
+from huggingface_hub import HfApi, ModelCard
 from transformers import Trainer, TrainingArguments, ViTImageProcessorPil
 from examples.training.trainer import AiTTrainer
 from modeling_ait import AiTForImageClassification
@@ -73,6 +74,19 @@ for name, kind in (("trainer", AiTTrainer), ("plain-trainer", Trainer)):
     )
     trainer.train()
     trainer.push_to_hub(dataset="Birds", dataset_tags="user/birds")
+    if kind is Trainer:
+        # A folder with the Trainer's card, pushed as it is.
+        trainer.model.save_pretrained(folder + "/kept")
+        (Path(folder, "kept", "README.md")).write_bytes(Path(folder, name, "README.md").read_bytes())
+        AiTForImageClassification.from_pretrained(folder + "/kept").push_to_hub("user/kept")
+        notes["plain Trainer's"] = ModelCard.load("user/" + name).content
+        trainer.model.push_card("user/" + name)
+        # Its next push overwrites the card, and a card of the user's stays.
+        trainer.push_to_hub(language="de")
+        trainer.model.push_card("user/" + name)
+        api.create_branch("user/" + name, branch="mine")
+        api.upload_file(path_or_fileobj=mine, path_in_repo="README.md", repo_id="user/" + name, revision="mine")
+        notes["not completed"] = trainer.model.push_card("user/" + name, revision="mine")
 print(json.dumps(notes))
 """
 
@@ -146,7 +160,36 @@ def test_refusals_say_what_to_do_in_one_line(pushed):
     assert "hf auth login" in notes["wrong-token"][-1] and "user/wrong-token" in notes["wrong-token"][-1]
     assert "may not write there" in notes["not mine"][-1]
     assert "arguments cannot work" in notes["no name"][-1]
-    assert all("\n" not in note[-1] for name, note in notes.items() if name != "files of a cut push")
+    assert all("\n" not in notes[name][-1] for name in ("cut", "wrong-token", "not mine", "no name"))
+
+
+def test_card_of_a_plain_trainer_is_completed_afterwards(hub, pushed):
+    notes = pushed[2]
+    draft = ModelCard(notes["plain Trainer's"])
+    assert is_draft(notes["plain Trainer's"]) and draft.data.license is None
+    first, second = (
+        ModelCard(commit["README.md"].content.decode())
+        for commit in hub.repositories["user/plain-trainer"].commits.values()
+        if "README.md" in commit and b"written by modeling_ait" in commit["README.md"].content
+    )
+    for card in (first, second, ModelCard(read_card(hub, "user/kept"))):
+        assert (card.data.license, card.data.base_model) == ("apache-2.0", "user/carded")
+        assert card.data.pipeline_tag == "image-classification" and "generated_from_trainer" in card.data.tags
+        assert "learning_rate" in card.text and "inference reads them and never writes" in card.text
+        assert "More information needed" not in card.text and "automatically" not in card.text
+    (result,) = first.data.eval_results
+    assert (result.metric_value, result.dataset_type, result.dataset_name) == (0.25, "user/birds", "Birds")
+    (result,) = second.data.eval_results
+    assert (second.data.language, result.dataset_name) == (["de"], "unknown")
+    assert notes["not completed"] is None and "# Mine" in read_card(hub, "user/plain-trainer", "mine")
+
+
+def test_every_push_of_a_training_opens(hub, pushed):
+    commits = [commit for commit in hub.repositories["user/trainer"].commits.values() if "config.json" in commit]
+    assert len(commits) > 1
+    for commit in commits:
+        assert {"model.safetensors", "modeling_ait.py", "README.md"} <= commit.keys()
+        assert ModelCard(commit["README.md"].content.decode()).data.license == "apache-2.0"
 
 
 def test_trainer_pushes_a_complete_card(hub, pushed):

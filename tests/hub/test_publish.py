@@ -7,11 +7,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, ViTImageProcessorPil
+from transformers.modelcard import TrainingSummary
 
 import modeling_ait
 from examples import publish
 from examples.errors import InputError
-from modeling_ait.card_ait import make_card
+from modeling_ait.card_ait import is_users_card, make_card
 
 from .loading import load_elsewhere
 
@@ -45,11 +46,41 @@ def test_folder_gets_the_model_without_code(run_folder, make_model, make_images,
     publish.main([str(run_folder), "--output", str(output)])
     assert {path.name for path in output.iterdir()} == PUBLISHED
     assert "auto_map" not in json.loads((output / "config.json").read_text())
-    for name in PUBLISHED - {"config.json"}:
+    card = (output / "README.md").read_text()
+    assert "# ait\n" in card and '.from_pretrained("ait", ' in card and not is_users_card(card)
+    for name in PUBLISHED - {"config.json", "README.md"}:
         assert (output / name).read_bytes() == (run_folder / name).read_bytes()
     with torch.no_grad():
         expected = make_model().eval()(make_images()).logits
         assert torch.equal(AutoModelForImageClassification.from_pretrained(output)(make_images()).logits, expected)
+
+
+@pytest.mark.parametrize("state", ["missing", "draft", "changed"])
+def test_card_that_is_missing_or_unfinished_is_completed(run_folder, state):
+    card = run_folder / "README.md"
+    draft = TrainingSummary("mine", dataset="Birds", eval_results={"Accuracy": 0.25}).to_model_card()
+    before = {"missing": None, "draft": draft, "changed": "# Mine\n"}[state]
+    card.unlink()
+    if before is not None:
+        card.write_text(before)
+    publish.complete_card(run_folder, run_folder, "user/mine")
+    text = card.read_text()
+    assert is_users_card(text) is (state == "changed")
+    if state == "changed":
+        assert text == before
+    else:
+        assert ModelCard(text).data.license == "apache-2.0" and "# user/mine" in text
+        assert ("Trained on the Birds dataset" in text) is (state == "draft")
+
+
+@pytest.mark.parametrize(
+    ("base", "message"), [("runs/digits/one", "which nobody else has: publish that"), ("user/base", "without a card")]
+)
+def test_adapter_that_nobody_could_use_is_refused(run_folder, base, message):
+    (run_folder / "README.md").unlink()
+    (run_folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    with pytest.raises(InputError, match=message):
+        publish.complete_card(run_folder, run_folder, "user/mine")
 
 
 @pytest.mark.parametrize("with_code", [True, False], ids=["run", "published folder"])
@@ -70,7 +101,8 @@ def test_repository_gets_the_code_too(hub, run_python, run_folder, tmp_path, wit
     (loaded,) = load_elsewhere(run_python, tmp_path, checkpoint, hub=hub)
     assert {module.split(".")[0] for module in loaded.modules} == {"transformers_modules"}
     assert {path.name: path.read_bytes() for path in source.iterdir() if path.is_file()} == before
-    assert ModelCard(files["README.md"].decode()).data.license == "apache-2.0"
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "apache-2.0" and f"# {repository}\n" in card.text
 
 
 def test_files_that_are_there_stay_unless_told(run_folder, tmp_path):

@@ -315,6 +315,22 @@ def test_killed_save_leaves_one_of_the_two_checkpoints_whole(make_trained, run_p
     assert winners[-1] is new
 
 
+TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_number_that_is_not_finite_is_found_and_no_large_one(dtype):
+    largest = torch.finfo(dtype).max
+    for values in ([], [0.0], [largest] * 9, [largest, -largest] * 5, [-largest] * 9):
+        assert not is_broken(torch.tensor(values, dtype=torch.float64).to(dtype)), values
+    infinite = [] if dtype == torch.float8_e4m3fn else [float("inf"), float("-inf")]
+    for value in (float("nan"), *infinite):
+        for others in ([1.0], [-value], [largest] * 9):
+            assert is_broken(torch.tensor([*others, value, 0.0], dtype=torch.float64).to(dtype)), (value, others)
+    assert not is_broken(torch.empty(3, dtype=dtype, device="meta"))
+    assert not is_broken(torch.ones(3, dtype=torch.int8))
+
+
 @pytest.mark.parametrize(("value", "expected"), [(1.0, False), (float("nan"), True), (float("inf"), True)])
 def test_parts_of_a_quantized_weight_are_looked_at(value, expected):
     # Such weights answer neither `isfinite` nor `abs`.

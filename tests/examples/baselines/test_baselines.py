@@ -293,7 +293,8 @@ def test_help_text_lists_every_architecture():
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in NOT_A_BASELINE_MODEL])
 def test_fields_of_a_baseline_are_those_that_it_reads(name, make_config, monkeypatch):
-    model = build_architecture(name, make_config())
+    # With a stem, whose channels are read then alone.
+    model = build_architecture(name, make_config(stem_strides=[2, 4], stem_channels=[8]))
     read = set()
 
     def note(config, field):

@@ -5,14 +5,18 @@ import pytest
 from examples.comparison.plan import (
     ABLATIONS,
     Setting,
+    Variant,
     choose_benchmark,
+    list_settings,
     list_variants,
     merge_model_config,
     plan_runs,
+    refuse_idle_ablations,
     refuse_own_flags,
 )
 from examples.data.catalog import BENCHMARKS
 from examples.errors import InputError
+from examples.training.recipes import RECIPES, read_recipe
 from modeling_ait import AiTConfig
 
 
@@ -22,6 +26,7 @@ def test_ablations_are_pinned():
         "no_bottleneck": {"model_config": {"bottleneck_size": None}},
         "no_memory": {"model_config": {"num_memory_slots": 0}},
         "detached_write": {"model_config": {"differentiable_write": False}},
+        "fixed_memory": {"model_config": {"update_memory": False}},
         "reset_memory": {"reset_memory": True},
         "no_positions": {"model_config": {"position_embedding_type": "none"}},
         "differentiable_write": {"model_config": {"differentiable_write": True}},
@@ -48,6 +53,20 @@ def test_ablation_changes_one_field_of_the_recipe(name):
     (field,) = ABLATIONS[name]["model_config"]
     assert {key for key in after if after[key] != before[key]} <= {field}
     assert after[field] == ABLATIONS[name]["model_config"][field]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_can_be_compared(path):
+    """Also those whose fields need what the data set gives, such as a pooling at the question."""
+    recipes = {str(path): read_recipe(str(path))}
+    benchmarks = {name: choose_benchmark(recipe, []) for name, recipe in recipes.items()}
+    has_width = "hidden_size" in recipes[str(path)]["model_config"]
+    settings = list_settings(recipes, [] if has_width else ["small"])
+    refuse_idle_ablations(settings, recipes, benchmarks, list_variants(["ait"], ["fixed_memory"]))
+    with pytest.raises(InputError, match="changes nothing"):
+        pooling = recipes[str(path)]["model_config"].get("pooling", "mean")
+        same = Variant("ait, same", "ait", {"model_config": {"pooling": pooling}})
+        refuse_idle_ablations(settings, recipes, benchmarks, [same])
 
 
 def test_change_of_an_ablation_wins_over_the_recipe():

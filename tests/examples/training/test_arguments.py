@@ -134,6 +134,23 @@ def test_missing_recipe_lists_the_shipped_ones():
         (["--match_parameters", "False"], "`--match_parameters` has no effect on the architecture 'ait'"),
         (["--no_match_parameters"], "`--match_parameters` has no effect on the architecture 'ait'"),
         (["--baseline_config", "{}"], "`--baseline_config` has no effect on the architecture 'ait'"),
+        (
+            ["--baseline_config", '{"perceiver": {"num_slots": 3}}', "--architecture", "vit"],
+            "`--baseline_config` has no effect on the architecture 'vit'",
+        ),
+        (
+            ["--match_parameters", "True", "--architecture", "ait_no_workspace"],
+            "`--match_parameters` has no effect on the architecture 'ait_no_workspace'",
+        ),
+        (
+            ["--visualize", "True", "--architecture", "vit"],
+            "`--visualize True` has no effect: the architecture 'vit' has no memories",
+        ),
+        (
+            ["--visualize", "--model_config", '{"num_memory_slots": 0}'],
+            "a model without memory slots has none to draw",
+        ),
+        (["--visualize=True", "--fsdp", "full_shard"], "of a model that is spread over processes no picture is drawn"),
     ],
 )
 def test_flag_without_effect_is_refused(flags, message):
@@ -142,9 +159,11 @@ def test_flag_without_effect_is_refused(flags, message):
 
 
 def test_recipe_may_hold_what_is_for_its_baselines(tmp_path):
-    recipe = write(tmp_path, "match_parameters: false\nbaseline_config: {vit: {qkv_bias: false}}\n")
+    recipe = write(tmp_path, "match_parameters: false\nbaseline_config: {vit: {qkv_bias: false}}\nvisualize: true\n")
     _, model, _, _ = parse_arguments([recipe, "--use_cpu", "True"], None)
     assert (model.architecture, model.match_parameters) == ("ait", False)
+    for flags in ([], ["--visualize", "False"]):
+        parse_arguments([recipe, "--architecture", "vit", *flags, "--use_cpu", "True"], None)
     _, model, _, _ = parse_arguments(
         ["--architecture", "vit", "--match_parameters", "False", "--use_cpu", "True"], None
     )

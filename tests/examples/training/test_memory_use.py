@@ -85,7 +85,7 @@ def test_run_with_questions_is_drawn(make_flags, tmp_path):
 
 
 def test_model_without_memory_is_not_drawn(make_flags, tmp_path, capsys):
-    flags = make_flags(tmp_path / "run", architecture="ait_no_workspace", visualize=True)
+    flags = make_flags(tmp_path / "run", architecture="ait_no_workspace", visualize=None)
     image_classification.main(flags)
     assert not (tmp_path / "run" / "memory.png").exists()
     assert "memories" not in capsys.readouterr().out

@@ -101,6 +101,26 @@ def test_checkpoints_of_the_other_script_are_not_gone_on_with(finished, tmp_path
         (folder / "results.json").unlink(missing_ok=True)
 
 
+def test_run_of_code_that_knew_fewer_arguments_is_still_this_run(finished, tmp_path, capsys):
+    script, old = finished
+    folder = shutil.copytree(old, tmp_path / "run")
+    place = folder / "run_arguments.json"
+    written = json.loads(place.read_text())
+    # One of the data's, the model's, an adapter's would be beside them, and one of the Trainer's.
+    assert (written.pop("mixup_alpha"), written.pop("reset_memory"), written.pop("max_grad_norm")) == (
+        None,
+        False,
+        1.0,
+    )
+    place.write_text(json.dumps(written))
+    script.main(make_tiny_flags(folder, **SAVING))
+    assert "holds this run, finished" in capsys.readouterr().out
+    for name, value, default in (("max_grad_norm", 0.5, "1.0"), ("horizontal_flip", True, "False")):
+        place.write_text(json.dumps({key: value for key, value in written.items() if key != name}))
+        with pytest.raises(InputError, match=rf"with other arguments: {name} {default}, now {value}\. Use the same"):
+            script.main(make_tiny_flags(folder, **SAVING, **{name: value}))
+
+
 def test_damaged_record_of_the_arguments_is_named(finished, tmp_path):
     script, old = finished
     folder = shutil.copytree(old, tmp_path / "run")

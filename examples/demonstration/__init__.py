@@ -1,0 +1,1 @@
+"""The page on which memories can be seen: what it shows as functions, and the page of them apart."""
