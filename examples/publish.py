@@ -23,7 +23,7 @@ from examples.parsing import ArgumentParser
 from examples.sharing import CODE_FILES, MODEL_CODE, list_files_to_push, push_files
 
 
-CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
+CONFIG_FILE, ADAPTER_FILE, INDEX_FILE = "config.json", "adapter_config.json", "model.safetensors.index.json"
 
 
 @dataclass
@@ -59,11 +59,18 @@ def list_files(folder: Path) -> list[str]:
     The files of a model's folder that may be published.
 
     Raises:
-        InputError: if it has no configuration or no weights.
+        InputError: if it has no configuration or not all weights, or is no AiT.
     """
+    from examples.training.loading import read_saved_json
+
     files = list_files_to_push(folder) if folder.is_dir() else []
     if CONFIG_FILE not in files or not any(name.endswith(".safetensors") for name in files):
         raise InputError(f"{str(folder)!r} has no finished model: {CONFIG_FILE} and safetensors weights are needed.")
+    if (model_type := (read_saved_json(str(folder), CONFIG_FILE) or {}).get("model_type")) != "ait":
+        raise InputError(f"{str(folder)!r} holds a model of type {model_type!r}: AiT models alone are published.")
+    shards = (read_saved_json(str(folder), INDEX_FILE) or {}).get("weight_map", {}) if INDEX_FILE in files else {}
+    if missing := sorted({*shards.values()} - {*files}):
+        raise InputError(f"{str(folder)!r} has no finished model: {missing[0]} is missing, which {INDEX_FILE} names.")
     return files
 
 
@@ -87,6 +94,10 @@ def copy_model(source: Path, target: Path, with_code: bool) -> None:
                     shutil.copyfile(package / name, Path(staging, name))
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         Path(staging, CONFIG_FILE).write_text(text, encoding="utf-8")
+        copied = os.listdir(staging)
+    # What an earlier model left there would be loaded in place of this one, or shown beside it.
+    for name in set(list_files_to_push(target)) - set(copied):
+        Path(target, name).unlink()
 
 
 def complete_card(folder: Path, source: Path, name: str) -> None:
@@ -115,7 +126,8 @@ def complete_card(folder: Path, source: Path, name: str) -> None:
         architecture = (read_config(str(source)).get("architectures") or ["AiTForImageClassification"])[0]
         load_checkpoint(str(source), classes[architecture], is_classifier_new=False).save_card(folder, name)
     else:
-        card.write_text(rename_card(card.read_text(encoding="utf-8"), name), encoding="utf-8")
+        text = card.read_bytes().decode("utf-8", errors="surrogateescape")
+        card.write_bytes(rename_card(text, name).encode("utf-8", errors="surrogateescape"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -125,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
         output = Path(arguments.output)
         if output.exists() and not (output.is_dir() and (arguments.overwrite or not os.listdir(output))):
             raise InputError(f"{arguments.output!r} is there already: name another folder, or `--overwrite True`.")
+        if output.resolve() == folder.resolve():
+            raise InputError(f"`--output` {arguments.output!r} is the run itself: name another folder.")
         with tempfile.TemporaryDirectory() as staging:
             copy_model(folder, Path(staging), with_code=False)
             complete_card(Path(staging), folder, output.resolve().name)

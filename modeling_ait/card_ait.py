@@ -105,6 +105,9 @@ def find_base_model(name: str | None) -> str | None:
     """The model of the Hub that a checkpoint is made from: itself, or what the card of its folder names."""
     if is_hub_id(name):
         return name
+    if not name:
+        # A model that was not loaded; the working directory is none.
+        return None
     with suppress(OSError, ValueError):
         base_model = ModelCard.load(Path(str(name), CARD_FILE)).data.base_model
         return base_model if isinstance(base_model, str) else None

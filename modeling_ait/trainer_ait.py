@@ -18,6 +18,9 @@ SUMMARY = re.compile(
 )
 
 
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+
+
 def read_results(draft: ModelCard, task: str) -> list[EvalResult]:
     """The metrics of a Trainer's card as a model index has them."""
     summary = SUMMARY.search(draft.text)
@@ -38,7 +41,8 @@ def read_results(draft: ModelCard, task: str) -> list[EvalResult]:
             metric_value=float(values[names[metric]]),
         )
         for metric in draft.data.get("metrics") or []
-        if metric in names
+        # A list, or nothing, has no place in a model index.
+        if metric in names and NUMBER.fullmatch(values[names[metric]])
     ]
 
 

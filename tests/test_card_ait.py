@@ -135,6 +135,14 @@ def test_draft_that_knows_nothing_claims_nothing(make_model):
     assert "Trained on an unknown dataset." in card.text and "evaluation set" not in card.text
 
 
+def test_metrics_that_are_no_numbers_are_no_results(make_model):
+    metrics = {"Accuracy": float("nan"), "F1": [0.5, 0.25], "Precision": -1.5, "Recall": "none"}
+    card = ModelCard(
+        complete_card(make_card(make_model(), "user/mine"), write_draft(eval_results=metrics), "user/mine")
+    )
+    assert [(result.metric_name, result.metric_value) for result in card.data.eval_results] == [("Precision", -1.5)]
+
+
 def test_card_of_an_adapter_names_no_folder(make_model, tmp_path):
     make_model().save_pretrained(tmp_path / "base")
     model = AiTForImageClassification.from_pretrained(tmp_path / "base")
@@ -171,11 +179,14 @@ def test_card_of_a_user_stays(make_model):
     assert not is_users_card(tagged)
 
 
-def test_base_model_is_found_in_the_card_of_a_folder(make_model, tmp_path):
+def test_base_model_is_found_in_the_card_of_a_folder(make_model, tmp_path, monkeypatch):
     assert find_base_model("user/model") == "user/model"
     assert find_base_model(str(tmp_path)) is None and find_base_model(None) is None
     (tmp_path / "README.md").write_text(make_card(make_model(), "a", "user/base"))
     assert find_base_model(str(tmp_path)) == "user/base"
+    # A model that was not loaded has no name, which is not the folder where one happens to be.
+    monkeypatch.chdir(tmp_path)
+    assert find_base_model("") is None and find_base_model(None) is None
 
 
 def test_hub_ids_are_told_from_folders(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import SpaceCardData
+from transformers.utils import CONFIG_NAME
 
 import modeling_ait
 from examples.data.arguments import DataArguments
@@ -148,9 +149,15 @@ def export_space(
         title: Of the Space.
 
     Raises:
-        InputError: if the folder is not empty or cannot be made, or the data are a folder of this machine.
+        InputError: if the folder is not empty or cannot be made, the data are a folder of this machine, or the
+            checkpoint is made of links.
     """
     flags = ["--num_images", str(num_images), *list_flags(data)]
+    if Path(checkpoint).is_dir() and CONFIG_NAME not in list_files_to_push(Path(checkpoint)):
+        raise InputError(
+            f"{checkpoint!r} has links in place of its files, which are not copied: name the checkpoint by its id on "
+            "the Hub, or copy it without links."
+        )
     target = make_folder(folder)
     with stage_files(target) as staging:
         write_files(Path(staging), opened, checkpoint, flags, title)

@@ -134,6 +134,44 @@ def test_what_cannot_be_published_is_refused(run_folder, arguments, message, tmp
     assert not (tmp_path / "c").exists()
 
 
+def test_nothing_of_another_model_stays_in_the_folder(run_folder, make_model, tmp_path):
+    output = tmp_path / "published"
+    make_model().save_pretrained(output, max_shard_size="2KB")
+    (output / "memory.png").write_bytes(b"of the other")
+    (output / "notes.txt").write_text("mine")
+    assert len(list(output.glob("*.safetensors"))) > 1
+    publish.main([str(run_folder), "--output", str(output), "--overwrite", "True"])
+    assert {path.name for path in output.iterdir()} == PUBLISHED | {"notes.txt"}
+
+
+def test_run_is_not_published_into_itself(run_folder):
+    before = {path.name: path.read_bytes() for path in run_folder.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="is the run itself: name another folder"):
+        publish.main([str(run_folder), "--output", f"{run_folder}/../run", "--overwrite", "True"])
+    assert {path.name: path.read_bytes() for path in run_folder.iterdir() if path.is_file()} == before
+
+
+def test_model_that_cannot_be_loaded_is_refused(run_folder, make_model, tmp_path):
+    make_model().save_pretrained(run_folder, max_shard_size="2KB")
+    (run_folder / "model.safetensors").unlink(missing_ok=True)
+    sorted(run_folder.glob("*.safetensors"))[1].unlink()
+    flags = [str(run_folder), "--output", str(tmp_path / "published")]
+    with pytest.raises(InputError, match=r"model-00002-of-.*is missing, which model.safetensors.index.json names"):
+        publish.main(flags)
+    for text, message in (('{"model_type": "vit"}', "type 'vit': AiT models alone"), ("{", "config.json")):
+        (run_folder / "config.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            publish.main(flags)
+    assert not (tmp_path / "published").exists()
+
+
+def test_card_in_another_encoding_keeps_its_bytes(run_folder):
+    card = "# Père\n".encode("latin-1")
+    (run_folder / "README.md").write_bytes(card)
+    publish.complete_card(run_folder, run_folder, "user/mine")
+    assert (run_folder / "README.md").read_bytes() == card
+
+
 def test_folder_without_weights_is_refused(run_folder, tmp_path):
     (run_folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="safetensors weights are needed"):

@@ -100,3 +100,10 @@ def test_folders_that_cannot_be_are_refused(checkpoint, image_folder, tmp_path):
     with pytest.raises(InputError, match="A Space cannot read the folder"):
         export_space(str(tmp_path / "new"), None, checkpoint, DataArguments(dataset_name=str(image_folder)), 1, "A")
     assert not (tmp_path / "new").exists()
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in Path(checkpoint).iterdir():
+        (links / path.name).symlink_to(path)
+    with pytest.raises(InputError, match="links in place of its files"):
+        export(tmp_path / "new", links)
+    assert not (tmp_path / "new").exists()
