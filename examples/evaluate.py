@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import AUGMENTATIONS, DataArguments
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from examples.training.evaluation import Evaluation
 
 
-FOR_TRAINING = (
-    *("crop_padding", "horizontal_flip", "augment_questions", "auto_augment", "random_erasing", "mixup_alpha"),
-    *("cutmix_alpha", "augment_on_device"),
-)
+FOR_TRAINING = (*AUGMENTATIONS, "augment_questions", "augment_on_device")
 
 
 @dataclass

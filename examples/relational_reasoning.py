@@ -10,7 +10,7 @@ accuracy for each type and subtype of question, beside what a reader of the ques
 
 import sys
 
-from examples.data.arguments import DataArguments, refuse_streaming
+from examples.data.arguments import AUGMENTATIONS, DataArguments, refuse_streaming
 from examples.errors import RESUME, InputError, run_script
 from examples.training.arguments import parse_arguments
 
@@ -24,7 +24,7 @@ def choose_types(arguments: DataArguments) -> list[str]:
         raise InputError(f"There is no question type {unknown[0]!r}. Known types: {', '.join(QUESTION_TYPES)}.")
     if arguments.augment_on_device:
         raise InputError("`--augment_on_device` is for image classification: leave it out.")
-    for name in ("horizontal_flip", "crop_padding", "auto_augment", "random_erasing", "mixup_alpha", "cutmix_alpha"):
+    for name in AUGMENTATIONS:
         if getattr(arguments, name):
             raise InputError(
                 f"Changed images have other answers: leave out `--{name}`, or take `--augment_questions`."

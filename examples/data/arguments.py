@@ -9,6 +9,11 @@ from examples.parsing import find_wrong_statistics
 
 
 AUTO_AUGMENTATIONS = ("trivialaugment", "randaugment")
+# The arguments that change training images.
+AUGMENTATIONS = (
+    *("crop_padding", "horizontal_flip", "quarter_turns", "auto_augment"),
+    *("random_erasing", "mixup_alpha", "cutmix_alpha"),
+)
 
 
 @dataclass
@@ -100,6 +105,9 @@ class DataArguments:
         default=0, metadata={"help": "Pixels of padding before a random crop of training images. 0: no crop."}
     )
     horizontal_flip: bool = field(default=False, metadata={"help": "Flip half of the training images."})
+    quarter_turns: bool = field(
+        default=False, metadata={"help": "Turn training images by 0 to 3 quarters of a circle at random."}
+    )
     auto_augment: str | None = field(
         default=None,
         metadata={

@@ -70,6 +70,17 @@ def crop_and_flip(
     return taken.view(batch_size, num_channels, height, width)
 
 
+def draw_turns(generators: Generators) -> np.ndarray:
+    """Draw by how many quarters of a circle each image is turned, 0 to 3, (B,)."""
+    return np.array([random.integers(0, 4) for random in generators], dtype=np.int64)
+
+
+def turn(pixels: torch.Tensor, turns: np.ndarray) -> torch.Tensor:
+    """Turn images (B, C, height, height) counter-clockwise by so many quarters of a circle."""
+    all_turns = torch.stack([pixels.rot90(number, dims=(2, 3)) for number in range(4)])
+    return all_turns[send(torch.from_numpy(turns), pixels.device), torch.arange(len(pixels), device=pixels.device)]
+
+
 @dataclass(frozen=True)
 class Largest:
     """

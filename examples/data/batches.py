@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from examples.data.augmentation import AUTO_AUGMENTS, crop_and_flip, erase, mix, operate
+from examples.data.augmentation import AUTO_AUGMENTS, crop_and_flip, erase, mix, operate, turn
 from examples.data.pillow_operations import send
 
 
@@ -31,6 +31,7 @@ class DrawnImages:
         values: What each byte of each channel becomes, (256 * C,).
         crop_padding: Pixels of padding before the crop.
         crops: Corners and flips, or `None` for neither.
+        turns: Quarters of a circle (B,), or `None` for none.
         auto_augment: Name of the automatic augmentation.
         operations: Its operations and their strengths, or `None` for none.
         erased: Boxes that are erased, or `None`.
@@ -40,6 +41,7 @@ class DrawnImages:
     values: torch.Tensor
     crop_padding: int = 0
     crops: tuple[np.ndarray, np.ndarray] | None = None
+    turns: np.ndarray | None = None
     auto_augment: str | None = None
     operations: tuple[np.ndarray, np.ndarray] | None = None
     erased: np.ndarray | None = None
@@ -53,6 +55,8 @@ class DrawnImages:
         pixels = send(self.pixels, device)
         if self.crops is not None:
             pixels = crop_and_flip(pixels, self.crop_padding, *self.crops)
+        if self.turns is not None:
+            pixels = turn(pixels, self.turns)
         if self.operations is not None and self.auto_augment is not None:
             pixels = operate(pixels, *self.operations, AUTO_AUGMENTS[self.auto_augment].largest)
         values = normalize(pixels, self.values)

@@ -15,6 +15,7 @@ from examples.data.augmentation import (
     draw_crops,
     draw_mixture,
     draw_operations,
+    draw_turns,
     make_generators,
 )
 from examples.data.batches import ClassificationBatch, DrawnImages, normalize
@@ -53,6 +54,10 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         cache: Whether each image is decoded once and held as bytes, see `choose_place`; the samples are the same.
         auto_augment: "trivialaugment" or "randaugment", or `None` for none.
         random_erasing: Share of the images of which a rectangle is erased.
+        quarter_turns: Whether images are turned by 0 to 3 quarters of a circle.
+
+    Raises:
+        InputError: if images are to be turned that are not square, or the model takes no RGB images.
     """
 
     def __init__(
@@ -66,7 +71,13 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         cache: bool | None = False,
         auto_augment: str | None = None,
         random_erasing: float | None = None,
+        quarter_turns: bool = False,
     ):
+        if quarter_turns and processor.size["height"] != processor.size["width"]:
+            size = "{height} x {width}".format(**processor.size)
+            raise InputError(f"`--quarter_turns` needs square images, but the model takes {size} pixels.")
+        if (num_channels := len(processor.image_mean)) != 3:
+            raise InputError(f"Data sets give RGB images of 3 channels, but the model takes {num_channels}.")
         self.data = data
         self.image_column = image_column
         self.processor = processor
@@ -75,6 +86,7 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.auto_augment = auto_augment
         self.random_erasing = random_erasing
+        self.quarter_turns = quarter_turns
         # Shared, so that workers that outlive an epoch see the next one.
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
         statistics = zip(processor.image_mean, processor.image_std)
@@ -125,18 +137,21 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
 
     def draw(self, pixels: torch.Tensor, indices: Sequence[int]) -> DrawnImages:
         """Draw the augmentation of the bytes of some indices, (len(indices), num_channels, height, width)."""
-        if not (self.crop_padding or self.horizontal_flip or self.auto_augment or self.random_erasing):
+        is_changed = self.crop_padding or self.horizontal_flip or self.quarter_turns
+        if not (is_changed or self.auto_augment or self.random_erasing):
             return DrawnImages(pixels, self.values)
         generators = make_generators(self.seed, int(self.epoch), indices)
-        crops, operations, erased = None, None, None
+        crops, turns, operations, erased = None, None, None, None
         # Each generator is drawn from in this order.
         if self.crop_padding or self.horizontal_flip:
             crops = draw_crops(self.crop_padding, self.horizontal_flip, generators)
+        if self.quarter_turns:
+            turns = draw_turns(generators)
         if self.auto_augment:
             operations = draw_operations(AUTO_AUGMENTS[self.auto_augment], generators)
         if self.random_erasing:
             erased = draw_boxes(self.random_erasing, pixels.shape[2], pixels.shape[3], generators)
-        return DrawnImages(pixels, self.values, self.crop_padding, crops, self.auto_augment, operations, erased)
+        return DrawnImages(pixels, self.values, self.crop_padding, crops, turns, self.auto_augment, operations, erased)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn bytes ([batch_size,] num_channels, height, width) into what the model takes."""
@@ -243,6 +258,7 @@ def make_datasets(
         cache if data.shards is None else False,
         arguments.auto_augment,
         arguments.random_erasing,
+        arguments.quarter_turns,
     )
     eval_pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=cache)
     eval_labels = data.evaluation[data.label_column][:]

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainingArguments
 
+from examples.data.arguments import AUGMENTATIONS
 from examples.data.catalog import find_benchmark
 from examples.data.loading import ImageData
 from examples.errors import InputError
@@ -38,6 +39,14 @@ def describe_metrics(results: dict[str, Any]) -> list[dict[str, Any]]:
     for group, value in results.get("accuracy_by_group", {}).items():
         metrics.append({"type": "accuracy", "name": f"Accuracy, {show(group)}", "value": value})
     return metrics
+
+
+def list_augmentations(arguments: dict[str, Any]) -> str:
+    """The augmentations of a run that were on, by the names of their arguments."""
+    values = {name: arguments.get(name) for name in (*AUGMENTATIONS, "augment_questions")}
+    return (
+        ", ".join(name if value is True else f"{name}: {value}" for name, value in values.items() if value) or "none"
+    )
 
 
 def write_model_card(
@@ -101,6 +110,7 @@ def write_model_card(
         config=model.config,
         results=results,
         arguments=arguments,
+        augmentation=list_augmentations(arguments),
         figure=FIGURE if has_figure else None,
     )
     (folder / "README.md").write_text(seal_card(redact(str(card))), encoding="utf-8")

@@ -12,6 +12,7 @@ from examples import image_classification, image_classification_accelerate
 from examples.data.arguments import DataArguments
 from examples.data.images import ImagePixelsDataset, make_datasets
 from examples.data.loading import load_image_data
+from examples.errors import InputError
 
 
 SIZE = 8
@@ -34,9 +35,9 @@ def same_images():
 def see(same_images, processor):
     """What is seen of an epoch, as grey levels (400, 8, 8); 0 is what was padded."""
 
-    def draw(crop_padding=0, horizontal_flip=False, seed=0, epoch=0):
+    def draw(crop_padding=0, horizontal_flip=False, seed=0, epoch=0, **options):
         processor.image_mean, processor.image_std = [0.0] * 3, [1.0] * 3
-        pixels = ImagePixelsDataset(same_images, "image", processor, crop_padding, horizontal_flip, seed)
+        pixels = ImagePixelsDataset(same_images, "image", processor, crop_padding, horizontal_flip, seed, **options)
         pixels.set_epoch(epoch)
         images = torch.stack([pixels[index] for index in range(400)])
         assert torch.equal(images[:, :1].expand_as(images), images)
@@ -60,6 +61,25 @@ def test_half_of_the_images_are_flipped_left_to_right(see):
     assert 160 <= is_flipped.sum() <= 240
 
 
+def test_a_quarter_of_the_images_are_turned_by_each_quarter(see):
+    counts = Counter(image.tobytes() for image in see(quarter_turns=True))
+    turned = [np.rot90(PLAIN, number).tobytes() for number in range(4)]
+    assert counts.keys() == {*turned}
+    # Four standard errors of a quarter.
+    assert all(65 <= count <= 135 for count in counts.values())
+    both = {image.tobytes() for image in see(quarter_turns=True, horizontal_flip=True)}
+    assert both == {np.rot90(image, number).tobytes() for image in (PLAIN, PLAIN[:, ::-1]) for number in range(4)}
+
+
+def test_what_is_not_square_cannot_be_turned_and_grey_models_take_no_data_sets(same_images, processor):
+    processor.size = {"height": 8, "width": 16}
+    with pytest.raises(InputError, match=r"^`--quarter_turns` needs square images, but the model takes 8 x 16 pixels"):
+        ImagePixelsDataset(same_images, "image", processor, quarter_turns=True)
+    processor.image_mean = processor.image_std = [0.5]
+    with pytest.raises(InputError, match=r"^Data sets give RGB images of 3 channels, but the model takes 1\.$"):
+        ImagePixelsDataset(same_images, "image", processor)
+
+
 def test_crops_reach_every_offset(see):
     padded = np.pad(PLAIN, 2)
     crops = {
@@ -71,7 +91,7 @@ def test_crops_reach_every_offset(see):
     assert max(counts.values()) < 40
 
 
-@pytest.mark.parametrize("options", [{"crop_padding": 2}, {"horizontal_flip": True}])
+@pytest.mark.parametrize("options", [{"crop_padding": 2}, {"horizontal_flip": True}, {"quarter_turns": True}])
 def test_every_seed_epoch_and_image_has_a_draw_of_its_own(see, options):
     images = see(**options)
     assert (images != images[0]).any()

@@ -18,6 +18,7 @@ from examples.errors import InputError
 EVERYTHING = {
     "crop_padding": 2,
     "horizontal_flip": True,
+    "quarter_turns": True,
     "auto_augment": "trivialaugment",
     "random_erasing": 0.5,
     "mixup_alpha": 0.8,

@@ -34,6 +34,7 @@ from examples.training.workers import choose_workers
 PLAIN = {"crop_padding": 2, "horizontal_flip": True}
 EVERYTHING = {
     **PLAIN,
+    "quarter_turns": True,
     "auto_augment": "trivialaugment",
     "random_erasing": 0.5,
     "mixup_alpha": 0.8,

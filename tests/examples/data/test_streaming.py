@@ -23,7 +23,8 @@ STRUCT = {"bytes": "binary", "path": "string"}
 
 def load(folder, processor, **fields):
     """The training and the evaluation samples of a folder, augmented."""
-    augmented = {"crop_padding": 1, "horizontal_flip": True, "auto_augment": "trivialaugment", "random_erasing": 0.5}
+    augmented = {"crop_padding": 1, "horizontal_flip": True, "quarter_turns": True, "random_erasing": 0.5}
+    augmented["auto_augment"] = "trivialaugment"
     arguments = DataArguments(dataset_name=str(folder), **augmented, **fields)
     return make_datasets(load_image_data(arguments), arguments, processor, seed=3)
 

@@ -98,6 +98,15 @@ def write_card_of(folder, model, dataset, split, arguments=None, **results):
     return ModelCard.load(folder / "README.md")
 
 
+def test_card_names_every_augmentation_that_was_on(tmp_path):
+    model = AiTForImageClassification(AiTConfig(**TINY_MODEL))
+    assert "\n| Augmentation | none |\n" in write_card_of(tmp_path, model, "digits", "test").text
+    options = {"crop_padding": 4, "quarter_turns": True, "auto_augment": "randaugment", "mixup_alpha": 0.2}
+    text = write_card_of(tmp_path, model, "digits", "test", options | {"augment_questions": True}).text
+    listed = "crop_padding: 4, quarter_turns, auto_augment: randaugment, mixup_alpha: 0.2, augment_questions"
+    assert f"\n| Augmentation | {listed} |\n" in text
+
+
 def test_card_of_a_run_has_its_metrics_data_and_origin(tmp_path):
     model = AiTForImageClassification(AiTConfig(**TINY_MODEL))
     card = write_card_of(tmp_path, model, "cifar10", "test", {"model_name_or_path": "user/base"})
