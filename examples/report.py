@@ -44,7 +44,8 @@ def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
             lines += ["", *write_origin(result)]
         elif result["kind"] == "benchmark":
             charts = [f"examples/results/{file}" for file in plan_charts(result, name)]
-            lines += ["## What the workspace costs", "", *write_benchmark(result, charts)]
+            official = ", and the official code" if result["setting"].get("official") else ""
+            lines += [f"## What the workspace costs{official}", "", *write_benchmark(result, charts)]
             lines += ["", *write_origin(result)]
         elif result["kind"] == "fine-tuning":
             lines += ["## A pretrained ViT with a workspace added", ""]

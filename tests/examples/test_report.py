@@ -50,6 +50,15 @@ def test_costs_of_the_readme_are_measured():
         assert f"| {cells} |" in README
 
 
+def test_readme_says_what_was_measured_against_the_official_code():
+    shapes = read("benchmark_official.json")["shapes"]
+    assert set(shapes) < set(SHAPES_OF_THE_README) and len(shapes) == 5
+    for mode in ("training", "inference"):
+        ratios = [shape[mode]["ait"]["time_ratio_to_official"] for shape in shapes.values()]
+        assert f"{mode} {min(ratios):.2f} to {max(ratios):.2f}" in " ".join(README.split())
+        assert shapes["small"][mode]["ait"]["time_ratio_to_official"] == max(ratios)
+
+
 def test_report_has_a_row_for_each_model_of_a_benchmark_but_the_vit(write_results):
     cost = {"time_ratio": 1.5, "time_ratio_quartiles": [1.25, 1.75], "tokens_per_second": 1234.5}
     cost |= {"memory_ratio": 1.125, "kept_memory_ratio": 1.375}
