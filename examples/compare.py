@@ -9,6 +9,7 @@ under `--output_dir`: what is finished is kept, and a run that was stopped goes 
 passed on to every run. It writes a JSON file; `examples.report` draws plots and tells what the results say.
 """
 
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from examples.comparison.plan import Run
 
 
+USAGE = "python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]"
+
+
 @dataclass
 class CompareArguments:
     recipes: list[str] = field(default_factory=list, metadata={"help": "Recipes, one for each benchmark."})
@@ -45,6 +49,13 @@ class CompareArguments:
         default=None, metadata={"help": "JSON file for the results. Default: comparison.json in the output folder."}
     )
     num_parallel: int = field(default=1, metadata={"help": "Runs at a time. The CPU's threads are shared among them."})
+    minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many minutes: runs save and end, the results so far are written, and what remains "
+            "is listed in remaining.txt in the output folder. The status is 75 until nothing remains."
+        },
+    )
     num_cost_rounds: int = field(default=10, metadata={"help": "Rounds of the timing; 0 leaves the costs out."})
     cost_batch_size: int = field(default=32, metadata={"help": "Images per batch of the timing."})
     note: str | None = field(default=None, metadata={"help": "What a reader of the results has to know."})
@@ -75,6 +86,8 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
             raise InputError(f"Seeds, architectures, ablations, sizes and recipes must differ, but got {values}.")
     if arguments.num_parallel < 1:
         raise InputError(f"`--num_parallel` must be at least 1, but got {arguments.num_parallel}.")
+    if arguments.minutes is not None and not 0 < arguments.minutes < math.inf:
+        raise InputError(f"`--minutes` must be above 0, but got {arguments.minutes}; leave it out for no limit.")
     if arguments.num_cost_rounds < 0 or arguments.cost_batch_size < 1:
         raise InputError("`--num_cost_rounds` must be at least 0 and `--cost_batch_size` at least 1.")
     if min(arguments.seeds) < 0 or max(arguments.seeds) >= 2**32:
@@ -162,8 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     recipes = []
     while argv and not argv[0].startswith("-"):
         recipes.append(find_recipe(argv.pop(0)))
-    usage = "python -m examples.compare RECIPE.yaml [RECIPE.yaml ...] [--flag value ...]"
-    parser = ArgumentParser(CompareArguments, description=__doc__, usage=usage)
+    parser = ArgumentParser(CompareArguments, description=__doc__, usage=USAGE)
     # The runs inherit the token, which their command lines and results must not hold.
     arguments, passed_on = parser.parse_some(take_hub_token(argv))
     # Late, so that neither help nor a mistake in the arguments waits for them.
@@ -176,6 +188,7 @@ def main(argv: list[str] | None = None) -> None:
         list_commands,
         read_comparison,
         read_run,
+        write_remaining,
     )
     from examples.comparison.statistics import summarize
     from examples.training.cost import CostSetting
@@ -186,13 +199,12 @@ def main(argv: list[str] | None = None) -> None:
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
     earlier = read_comparison(results_file, planned, arguments.overwrite)
-    for file in (results_file, Path(arguments.output_dir, "comparison.json")):
-        make_place(str(file))
+    make_place(str(results_file))
+    remaining_file = make_place(str(Path(arguments.output_dir, "remaining.txt")))
     results: dict[str, Any] = {
         **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
-        "setting": {name: value for name, value in asdict(arguments).items() if name != "overwrite"},
-        "runs": [],
-        "costs": {},
+        "setting": {name: value for name, value in asdict(arguments).items() if name not in ("overwrite", "minutes")},
+        **{"runs": [], "costs": {}},
     }
     finished = {run.key: keep_results(run, read_run(run)) for run in planned if is_finished(run)}
 
@@ -206,14 +218,17 @@ def main(argv: list[str] | None = None) -> None:
 
     waiting = [run for run in planned if run.key not in finished]
     print(f"{len(planned)} runs, {len(finished)} of them finished.", flush=True)
-    execute_runs(waiting, arguments.num_parallel, keep)
+    execute_runs(waiting, arguments.num_parallel, keep, arguments.minutes or math.inf)
+    # The costs take minutes of their own.
+    costs_remain = arguments.minutes is not None and len(waiting) > 0 and arguments.num_cost_rounds > 0
+    write_remaining(remaining_file, [run for run in planned if run.key not in finished], costs_remain)
     results["runs"] = [finished[each.key] for each in planned]
     results["summary"] = summarize(results["runs"])
     if arguments.num_cost_rounds > 0:
         print("Measuring the costs.", flush=True)
-        setting = CostSetting(arguments.cost_batch_size, arguments.device)
+        how = (CostSetting(arguments.cost_batch_size, arguments.device), arguments.num_cost_rounds)
         with handle_signals(end_on_signal):
-            results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
+            results["costs"] = measure_costs(builders, *how)
     write_json(results_file, results)
     print(f"\n{make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
 

@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     from examples.training.publishing import push_folder
     from examples.training.results import describe_command, report_run
     from examples.training.run_folder import collect_arguments, is_finished, lock_output_folder, prepare_output_folder
+    from examples.training.termination import Termination
 
     refuse_unused_arguments(training, USED_ARGUMENTS)
     quieten_libraries(run_arguments.verbose)
@@ -48,9 +49,10 @@ def main(argv: list[str] | None = None) -> None:
         loaders = make_loaders(datasets, training)
         accelerator = make_accelerator(model, training)
         checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "accelerate")
-        measured = run_loop(
-            accelerator, model, loaders, training, checkpoint, model_arguments.reset_memory, run_arguments.verbose
-        )
+        termination = Termination()
+        rest = (model_arguments.reset_memory, termination, run_arguments.verbose)
+        with termination.listen(training):
+            measured = run_loop(accelerator, model, loaders, training, checkpoint, *rest)
         unwrapped = accelerator.unwrap_model(model)
         # Where FSDP has spread the weights, the first process gets them whole.
         weights = accelerator.get_state_dict(unwrapped)

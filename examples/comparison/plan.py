@@ -88,21 +88,20 @@ def list_variants(architectures: list[str], ablations: list[str]) -> list[Varian
 
 def list_settings(recipes: Mapping[str, dict[str, Any]], sizes: list[str]) -> list[Setting]:
     """
-    Every recipe at every size; without sizes, at its own.
+    Every recipe at every size, size by size; without sizes, at its own.
 
     Raises:
         InputError: for a size where a recipe sets the width itself, and for none where it does not.
     """
-    settings = []
     for path, recipe in recipes.items():
         has_width = "hidden_size" in (recipe.get("model_config") or {})
         if sizes and has_width:
             raise InputError(f"`--size` cannot be used with {path!r}, which sets the width itself: leave it out.")
         if not sizes and not has_width and "size" not in recipe:
             raise InputError(f"{path!r} needs a size of the paper: `--size {' '.join(PAPER_SIZES)}`, or some of them.")
-        chosen: list[Any] = [*sizes] or [recipe.get("size")]
-        settings += [Setting(path, size) for size in chosen]
-    return settings
+    if not sizes:
+        return [Setting(path, recipe.get("size")) for path, recipe in recipes.items()]
+    return [Setting(path, size) for size in sizes for path in recipes]
 
 
 def merge_model_config(recipe: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

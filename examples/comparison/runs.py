@@ -1,5 +1,6 @@
 """Running what is planned: several processes at a time, with progress, none of which outlives the comparison."""
 
+import math
 import os
 import signal
 import subprocess
@@ -21,8 +22,12 @@ from examples.training.run_folder import read_results
 
 SCRIPTS = Path(__file__).parents[2]
 POLL_SECONDS = 0.1
-# How long a run may take to end when it is asked to.
-GRACE_SECONDS = 10
+# How long a run may take to end when it is asked to, and to do so with a checkpoint.
+GRACE_SECONDS, SAVE_SECONDS = 10, 60
+# The status of a comparison with runs that remain: one may call it again (EX_TEMPFAIL).
+TIME_IS_UP = 75
+# The status of a run that was asked to end: with a checkpoint, without, or by force.
+ENDED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def copy_of_recipe(run: Run) -> Path:
@@ -83,6 +88,17 @@ def list_commands(results: dict[str, Any]) -> set[str]:
     return {run["command"] for run in results.get("runs", [])}
 
 
+def write_remaining(file: Path, runs: list[Run], costs_remain: bool) -> None:
+    """List what a comparison has still to do, and end it; without anything the file goes."""
+    lines = [join_command(run.command) for run in runs] + ["# the costs of all models"] * costs_remain
+    if not lines:
+        file.unlink(missing_ok=True)
+        return
+    write_text(file, "\n".join(lines) + "\n")
+    print(f"The time is up: {len(runs)} runs remain, listed in {file}. The same command goes on.", flush=True)
+    raise SystemExit(TIME_IS_UP)
+
+
 def start_run(run: Run, num_threads: int) -> subprocess.Popen:
     """Start a run in a process group of its own, with its output in its log."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,13 +117,13 @@ def start_run(run: Run, num_threads: int) -> subprocess.Popen:
         )
 
 
-def stop_runs(processes: Iterable[subprocess.Popen]) -> None:
+def stop_runs(processes: Iterable[subprocess.Popen], seconds: float = GRACE_SECONDS) -> None:
     """End the processes and whatever they started; what does not end when it is asked to is killed."""
     processes = list(processes)
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + seconds
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -141,11 +157,17 @@ def describe_progress(num_finished: int, num_runs: int, seconds: float) -> str:
     return f"{num_finished} of {num_runs} done, elapsed {elapsed}, about {left} remaining"
 
 
-def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, dict[str, Any]], None]) -> None:
+def execute_runs(
+    runs: list[Run],
+    num_parallel: int,
+    on_finish: Callable[[Run, dict[str, Any]], None],
+    minutes: float = math.inf,
+) -> None:
     """
     Run all, `num_parallel` at a time, and hand over the results of each as it ends.
 
-    However this ends, no process that it started goes on.
+    However this ends, no process that it started goes on. After `minutes` the runs are asked to end, which they do
+    with a checkpoint, and no other starts.
 
     Raises:
         InputError: if a run fails, with the end of its log.
@@ -153,6 +175,7 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
     num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
     waiting, running = list(runs), dict[Run, subprocess.Popen]()
     start, num_finished = time.monotonic(), 0
+    deadline = start + 60 * minutes
     # Noted at once and obeyed below, so that none comes between a start and its record, or breaks into the end.
     received: list[int] = []
     with handle_signals(lambda number, frame: received.append(number)):
@@ -165,9 +188,14 @@ def execute_runs(runs: list[Run], num_parallel: int, on_finish: Callable[[Run, d
                 time.sleep(POLL_SECONDS)
                 if received:
                     end_on_signal(received[0])
+                if time.monotonic() > deadline:
+                    stop_runs(running.values(), SAVE_SECONDS)
+                    waiting.clear()
                 for run in [run for run, process in running.items() if process.poll() is not None]:
                     process = running.pop(run)
                     status = process.returncode
+                    if time.monotonic() > deadline and status in ENDED:
+                        continue
                     if status != 0 or not is_finished(run):
                         stop_runs([process])
                         end = run.log.read_text(encoding="utf-8", errors="replace")[-1500:]

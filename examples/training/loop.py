@@ -3,9 +3,9 @@
 import json
 import math
 import os
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter as clock
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from examples.training.model import leaves_parameters_unused
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json
 from examples.training.streams import make_stream_loader
+from examples.training.termination import Termination, leave
 from examples.training.workers import choose_workers
 
 
@@ -57,9 +58,12 @@ def evaluate(model: torch.nn.Module, loader, accelerator: Accelerator, meter: Me
     return {"accuracy": accuracy.compute()["accuracy"], "eval_loss": total_loss / num_samples, **measured}
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progress: dict, limit: int | None) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, training: TrainingArguments, step: int, progress: dict[str, Any], scheduler
+) -> None:
     """Write `checkpoint-STEP` aside and rename it at the end, then drop the oldest beyond the limit."""
     refuse_divergence("loss_sum", progress["loss_sum"])
+    output_dir = Path(str(training.output_dir))
     staging = output_dir / f".save-checkpoint-{step}"
     if accelerator.is_main_process:
         claim_checkpoint(staging, "accelerate")
@@ -67,12 +71,13 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, progr
     accelerator.save_state(str(staging))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_json(staging / PROGRESS_FILE, progress)
+        # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
+        write_json(staging / PROGRESS_FILE, {**progress, "scheduler": scheduler.state_dict()})
         seal_checkpoint(staging)
         final = output_dir / f"checkpoint-{step}"
         clear_place(final)
         os.replace(staging, final)
-        drop_old_checkpoints(output_dir, limit, step)
+        drop_old_checkpoints(output_dir, training.save_total_limit, step)
 
 
 def is_due(strategy: IntervalStrategy | str, every: float, step: int, is_epoch_end: bool) -> bool:
@@ -225,16 +230,17 @@ def run_loop(
     training: TrainingArguments,
     checkpoint: Path | None,
     reset_memory: bool,
+    termination: Termination,
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """Train, or go on from a checkpoint, and evaluate; return what was measured."""
+    """Train, or go on from a checkpoint, and evaluate; return what was measured. Asked to end, it saves first."""
     model, optimizer, train_loader, eval_loader = prepare(accelerator, model, make_optimizer(model, training), loaders)
     steps_per_epoch, num_steps = count_steps(training, len(train_loader))
     scheduler = make_scheduler(optimizer, training, num_steps)
     set_seed(training.seed)
     progress = load_progress(accelerator, scheduler, checkpoint)
-    first_step, start = progress["step"], time.perf_counter() - progress["seconds"]
-    step, epoch, num_batches = first_step, progress["epoch"], progress["num_batches"]
+    first_step, start = progress["step"], clock() - progress["seconds"]
+    step, epoch, num_batches = (progress[name] for name in ("step", "epoch", "num_batches"))
     loss_sum = torch.zeros((), device=accelerator.device) + progress["loss_sum"]
     meter = MemoryMeter(accelerator.unwrap_model(model))
     log = LossLog(getattr(accelerator.unwrap_model(model).config, "balance_loss_coef", None))
@@ -271,20 +277,20 @@ def run_loop(
                 shown.show(step / steps_per_epoch, {**evaluated, "eval_accuracy": evaluated["accuracy"]})
             elif is_epoch_end:
                 shown.show(epoch)
-            if is_due(training.save_strategy, training.save_steps, step, is_epoch_end):
+            is_asked = termination.is_asked
+            if is_asked or is_due(training.save_strategy, training.save_steps, step, is_epoch_end):
                 progress = {"step": step, "epoch": epoch, "num_batches": num_batches}
-                progress["loss_sum"] = accelerator.reduce(loss_sum, "mean").item()
-                progress["seconds"] = time.perf_counter() - start
-                # Beside the numbers, because Accelerate would pickle it and execute what the pickle says.
-                progress["scheduler"] = scheduler.state_dict()
-                save_checkpoint(accelerator, Path(str(training.output_dir)), step, progress, training.save_total_limit)
+                progress |= {"loss_sum": accelerator.reduce(loss_sum, "mean").item(), "seconds": clock() - start}
+                save_checkpoint(accelerator, training, step, progress, scheduler)
             if step == num_steps:
                 break
+            if is_asked:
+                leave(step, num_steps)
     shown.close()
     return {
         **evaluate(model, eval_loader, accelerator, meter),
         "train_loss": accelerator.reduce(loss_sum, "mean").item() / num_steps,
-        "train_seconds": time.perf_counter() - start,
+        "train_seconds": clock() - start,
         "num_steps": num_steps,
         "resumed_from_step": first_step,
     }

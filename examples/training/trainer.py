@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,12 +15,11 @@ from transformers import (
     TrainingArguments,
     ViTImageProcessorPil,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from examples.data.images import collate_batch
 from examples.data.streaming import StreamedImages
-from examples.errors import LOADING_ERRORS, InputError, flatten_message
+from examples.errors import InputError, flatten_message
 from examples.training.arguments import refuse_empty_epochs
 from examples.training.callbacks import (
     BestCheckpointCallback,
@@ -33,15 +31,15 @@ from examples.training.callbacks import (
 from examples.training.checkpoints import (
     claim_checkpoint,
     drop_old_checkpoints,
-    find_best,
     seal_checkpoint,
 )
 from examples.training.label_smoothing import SharesSmoother
-from examples.training.loading import load_weights
 from examples.training.memory_use import MemoryMeter
 from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, collect_history, show_progress
+from examples.training.steps import take_steps
 from examples.training.streams import make_stream_loader
+from examples.training.termination import Termination, TerminationCallback
 from examples.training.workers import choose_workers
 from modeling_ait import AiTCardMixin
 
@@ -146,30 +144,6 @@ def average_logged_loss(state: TrainerState) -> float:
     return weighted / steps[-1] if logs else float("nan")
 
 
-def load_state(checkpoint: Path) -> TrainerState:
-    """
-    Read where a checkpoint was written.
-
-    Raises:
-        InputError: if its state is not one that the Trainer goes on from.
-    """
-    try:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        is_usable = state.global_step > 0 and state.max_steps > 0 and (state.train_batch_size or 0) > 0
-    except LOADING_ERRORS as error:
-        raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
-    if not is_usable:
-        raise InputError(f"{checkpoint} cannot be resumed: its {TRAINER_STATE_NAME} tells of no training.")
-    return state
-
-
-def is_over(state: TrainerState, training: TrainingArguments) -> bool:
-    """Whether a state is of the last step that the arguments ask for."""
-    if training.max_steps > 0:
-        return state.global_step >= training.max_steps
-    return (state.epoch or 0.0) >= training.num_train_epochs - 1e-6
-
-
 def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     """
     Switch off what these scripts do themselves, and what would only warn.
@@ -185,6 +159,8 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     if metric not in ("loss", "accuracy"):
         raise InputError(f"`--metric_for_best_model` takes loss or accuracy, but got {metric!r}.")
     refuse_empty_epochs(training, num_samples)
+    if getattr(training, "enable_jit_checkpoint", False):
+        raise InputError("Leave out `--enable_jit_checkpoint`: on SIGTERM a run saves a checkpoint unasked.")
     if training.fp16 and training.device.type == "cpu":
         raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
     # The data sets give what the model takes, and whole batches, in which the Trainer would look for single samples.
@@ -228,7 +204,13 @@ def train(
     if training.ddp_find_unused_parameters is None:
         # The Trainer would look for them in every step.
         training.ddp_find_unused_parameters = leaves_parameters_unused(model)
-    callbacks: list[TrainerCallback] = [EpochCallback(train_dataset), CompleteLogCallback()]
+    termination = Termination()
+    callbacks: list[TrainerCallback] = [
+        EpochCallback(train_dataset),
+        TerminationCallback(termination),
+        # After whatever asks for a save.
+        CompleteLogCallback(),
+    ]
     if isinstance(train_dataset, StreamedImages):
         callbacks.append(SkipCallback(train_dataset))
     if arguments["reset_memory"]:
@@ -249,22 +231,8 @@ def train(
     except (ImportError, RuntimeError, ValueError) as error:
         raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
     show_progress(trainer, trainer.running_loss, verbose)
-    start, first_step = time.perf_counter(), 0
-    if checkpoint is not None:
-        state = load_state(checkpoint)
-        first_step = state.global_step
-    if checkpoint is not None and is_over(state, training):
-        # Killed between the last step and the results. The Trainer would train for another step.
-        best = find_best(checkpoint) if training.load_best_model_at_end else None
-        load_weights(model, best or checkpoint)
-        trainer.state = state
-    else:
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except UnpicklingError as error:
-            raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
-        except ImportError as error:
-            raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
+    start = time.perf_counter()
+    first_step = take_steps(trainer, checkpoint, termination)
     seconds = time.perf_counter() - start
     metrics = trainer.evaluate()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}

@@ -22,6 +22,7 @@ from examples.comparison.plan import ABLATIONS, choose_benchmark, list_settings,
 from examples.comparison.runs import is_finished
 from examples.errors import InputError
 from examples.training.callbacks import ResetMemoryCallback
+from examples.training.checkpoints import is_complete_checkpoint
 from examples.training.cost import INFERENCE, TRAINING, CostSetting, count_flops, measure_peak_memory
 from examples.training.recipes import read_recipe
 from modeling_ait import AiTConfig
@@ -35,6 +36,7 @@ def find_benchmarks(recipes):
 
 
 ONE_RUN = ("--architectures", "ait", "--seeds", "0", "--num_cost_rounds", "0")
+POPEN = subprocess.Popen
 ABLATED = "ait, detached write"
 
 
@@ -348,6 +350,60 @@ def test_stopped_comparison_ends_its_runs(number, status, recipe, tmp_path):
         process.terminate()
         _, error = process.communicate()
     assert "Traceback" not in error and ("the same command goes on" in error) == (number == signal.SIGINT)
+
+
+def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_runs):
+    """The last slice leaves what one call would have given; costs are measured by themselves."""
+    recipe.write_text(recipe.read_text().replace("max_steps: 2", "max_steps: 40"))
+    flags = [str(recipe), "--architectures", "ait", "vit", "--seeds", "0", "--num_cost_rounds", "1"]
+    flags += ["--cost_batch_size", "4"]
+
+    def call(name, *more):
+        main([*flags, "--output_dir", str(tmp_path / name), *more])
+        return json.loads((tmp_path / name / "comparison.json").read_text())
+
+    expected = call("whole")
+    remaining, first = tmp_path / "slices" / "remaining.txt", tmp_path / "slices" / "tiny" / "ait-seed_0"
+    statuses = []
+    for minutes in ("0.0001", "100", "100"):
+        try:
+            with monkeypatch.context() as patches:
+                if not statuses:
+                    # A forked run could be asked to end before it can be reached.
+                    patches.setattr(runs_module.subprocess, "Popen", POPEN)
+                measured = call("slices", "--minutes", minutes)
+        except SystemExit as ended:
+            statuses.append(ended.code)
+            if len(statuses) == 1:
+                assert len(remaining.read_text().splitlines()) == 3 and not (first / "results.json").exists()
+            else:
+                assert remaining.read_text() == "# the costs of all models\n"
+    assert statuses == [75, 75] and not remaining.exists()
+    for run, other in zip(measured["runs"], expected["runs"], strict=True):
+        assert (run["accuracy"], run["eval_loss"]) == (other["accuracy"], other["eval_loss"])
+    assert measured["costs"].keys() == expected["costs"].keys() and "minutes" not in measured["setting"]
+    assert "The time is up: 2 runs remain, listed in" in capfd.readouterr().out
+    with pytest.raises(InputError, match="`--minutes` must be above 0, but got 0"):
+        call("none", "--minutes", "0")
+
+
+def test_first_minutes_of_the_papers_models(image_folder, tmp_path, forked_runs):
+    """A slice of the runs of AiT-Small and ViT-Small as the paper trains them, on few images."""
+    flags = ["cifar10", "--size", "small", "--architectures", "ait", "vit", "--seeds", "0", "--num_cost_rounds", "0"]
+    flags += ["--output_dir", str(tmp_path / "runs"), "--dataset_name", str(image_folder)]
+    flags += ["--image_column", "image", "--per_device_train_batch_size", "4", "--use_cpu", "True"]
+    folder = tmp_path / "runs" / "cifar10-small" / "ait-seed_0"
+    # A busy machine may need longer to begin.
+    for minutes in ("0.3", "1", "3"):
+        with pytest.raises(SystemExit, match="75"):
+            main([*flags, "--minutes", minutes])
+        log = folder.with_name("ait-seed_0.log").read_text()
+        if "Asked to end" in log:
+            break
+    (step,) = re.findall(r"Asked to end: saved at step (\d+) of 300\.", log)
+    assert int(step) > 0 and is_complete_checkpoint(folder / f"checkpoint-{step}")
+    remaining = (tmp_path / "runs" / "remaining.txt").read_text().splitlines()
+    assert ["--architecture ait" in remaining[0], "--architecture vit" in remaining[1]] == [True, True]
 
 
 def wait_until(is_so):

@@ -41,6 +41,20 @@ def kill_after(function, call=1):
     return wrapped
 
 
+def ask_after(function, call):
+    """A function that is replaced by one that asks its process to end, at the end of a call."""
+    count = iter(range(1, 1000))
+
+    @functools.wraps(function)
+    def wrapped(*arguments, **options):
+        value = function(*arguments, **options)
+        if next(count) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return value
+
+    return wrapped
+
+
 def write_half(function, call=1):
     """A function that writes a file, replaced by one that leaves half of the file and kills its process."""
     count = iter(range(1, 1000))
@@ -91,6 +105,8 @@ def set_kill_point(point: str, loop: str) -> None:
         saving.seal_checkpoint = lambda folder: next(count)(folder)
     elif point == "dropping an old checkpoint":
         checkpoints.shutil.rmtree = remove_one_file
+    elif point == "asked to end":
+        torch.optim.AdamW.step = ask_after(torch.optim.AdamW.step, call=3)
     elif point == "last step":
         results.report_run = kill
     elif point == "half of the model":
@@ -139,6 +155,7 @@ def runs(request, tmp_path_factory):
         ("checkpoint without manifest", 0),
         ("second checkpoint without manifest", 2),
         ("dropping an old checkpoint", 4),
+        ("asked to end", 3),
         ("last step", 6),
         ("half of the model", 6),
         ("between save and report", 6),
@@ -147,6 +164,7 @@ def runs(request, tmp_path_factory):
     ],
 )
 def test_killed_run_loses_nothing_and_goes_on(point, resumed_from, runs, tmp_path):
+    """Or one that is asked to end, which saves the step that it is at."""
     loop, old, new = runs
     folder = shutil.copytree(old, tmp_path / "run")
     (folder / "notes.txt").write_text("mine")
@@ -156,7 +174,7 @@ def test_killed_run_loses_nothing_and_goes_on(point, resumed_from, runs, tmp_pat
     process = get_context(__name__).Process(target=run_until_killed, args=arguments)
     process.start()
     process.join(120)
-    assert process.exitcode == -signal.SIGKILL, point
+    assert process.exitcode == (128 + signal.SIGTERM if point == "asked to end" else -signal.SIGKILL), point
     # The old model is there until the new one is complete; of the first file that is moved both have the same.
     assert AiTForImageClassification.from_pretrained(folder)
     assert_same_weights(folder, new if point == "before the old results go" else old)
