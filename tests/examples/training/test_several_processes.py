@@ -131,6 +131,21 @@ def test_two_processes_train_what_one_trains_and_go_on_with_its_run(loop, tmp_pa
 
 
 @pytest.mark.parametrize("loop", SCRIPTS)
+def test_whole_epochs_agree_without_a_batch_that_is_not_full(loop, tmp_path):
+    """Two epochs of 60 images in batches of 16: the last has 12, to which Accelerate would add for two processes."""
+    still = {"hidden_dropout_prob": 0.0, "memory_dropout_prob": 0.0}
+    flags = {"max_train_samples": 60, "max_steps": 6, "dataloader_drop_last": True}
+    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "one", still, **flags))
+    more = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    codes, printed = run_on_two(
+        loop, tmp_path / "two", *more, "--per_device_train_batch_size", "8", model_config=still
+    )
+    assert codes == [0, 0], printed
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
+    assert read_results(tmp_path / "two")["num_steps"] == read_results(tmp_path / "one")["num_steps"] == 6
+
+
+@pytest.mark.parametrize("loop", SCRIPTS)
 def test_run_goes_on_after_one_of_its_processes_was_killed(loop, tmp_path):
     codes, printed = run_on_two(loop, tmp_path / "whole")
     assert codes == [0, 0], printed
