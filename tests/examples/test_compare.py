@@ -364,7 +364,8 @@ def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_
 
     expected = call("whole")
     remaining, first = tmp_path / "slices" / "remaining.txt", tmp_path / "slices" / "tiny" / "ait-seed_0"
-    statuses = []
+    statuses: list[int] = []
+    capfd.readouterr()
     for minutes in ("0.0001", "100", "100"):
         try:
             with monkeypatch.context() as patches:
@@ -375,6 +376,8 @@ def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_
         except SystemExit as ended:
             statuses.append(ended.code)
             if len(statuses) == 1:
+                printed = capfd.readouterr().out
+                assert "The time is up: 2 runs remain, listed in" in printed and "run 2 of 2" not in printed
                 assert len(remaining.read_text().splitlines()) == 3 and not (first / "results.json").exists()
             else:
                 assert remaining.read_text() == "# the costs of all models\n"
@@ -382,7 +385,6 @@ def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_
     for run, other in zip(measured["runs"], expected["runs"], strict=True):
         assert (run["accuracy"], run["eval_loss"]) == (other["accuracy"], other["eval_loss"])
     assert measured["costs"].keys() == expected["costs"].keys() and "minutes" not in measured["setting"]
-    assert "The time is up: 2 runs remain, listed in" in capfd.readouterr().out
     with pytest.raises(InputError, match="`--minutes` must be above 0, but got 0"):
         call("none", "--minutes", "0")
 

@@ -69,6 +69,12 @@ def test_every_recipe_can_be_compared(path):
         refuse_idle_ablations(settings, recipes, benchmarks, [same])
 
 
+def test_all_recipes_are_run_at_one_size_before_the_next():
+    settings = list_settings({"cifar10.yaml": {}, "pet.yaml": {}}, ["small", "medium"])
+    order = ["cifar10.yaml small", "pet.yaml small", "cifar10.yaml medium", "pet.yaml medium"]
+    assert [f"{setting.recipe} {setting.size}" for setting in settings] == order
+
+
 def test_change_of_an_ablation_wins_over_the_recipe():
     recipe = {"model_config": {"hopfield_beta": 0.3}}
     assert merge_model_config(recipe, ABLATIONS["beta_2"]) == {"hopfield_beta": 2.0}
