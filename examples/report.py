@@ -1,5 +1,7 @@
 """
-Write `RESULTS.md` and its plots from the JSON files under `examples/results/`. No number in it is typed by hand.
+Write `RESULTS.md` and its plots from the JSON files under `examples/results/`.
+
+No number in it is typed by hand, but for those of trials, in `examples/results/tried.md`.
 
     python -m examples.report
 """
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "examples" / "results"
 REPORT = REPOSITORY / "RESULTS.md"
+# What was tried where a target was not reached.
+TRIED = RESULTS / "tried.md"
 KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "online adaptation", "scaling", "training")
 
 
@@ -84,8 +88,9 @@ def find_chance(groups: dict[str, "Runs"], title: str) -> float:
 def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
     """Draw the plot of the headline, one for each file of comparisons, and those of benchmarks, into a folder."""
     from examples.benchmarking.charts import draw_benchmark
+    from examples.comparison.headline import HEADLINE
     from examples.comparison.plots import draw_accuracies
-    from examples.comparison.sections import HEADLINE, describe_recipe, iterate_comparisons
+    from examples.comparison.sections import describe_recipe, iterate_comparisons
 
     headline = {}
     by_file: dict[str, dict] = {}
@@ -105,11 +110,11 @@ def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
 
 def make_report() -> str:
     """The whole of `RESULTS.md`."""
+    from examples.comparison.headline import write_headline, write_trained
     from examples.comparison.sections import (
         iterate_comparisons,
         write_choices,
         write_comparison,
-        write_headline,
         write_origin,
         write_targets,
     )
@@ -118,13 +123,14 @@ def make_report() -> str:
     for name, result in results.items():
         assert result["kind"] in KINDS, f"{name}: {result['kind']}"
     comparisons = list(iterate_comparisons(results))
-    lines = ["# Results", "", "Does the memory help? AiT against the same model without its workspace:", ""]
+    lines = ["# Results", "", "## Trained to the end", "", *write_trained(results)]
+    lines += [*TRIED.read_text(encoding="utf-8").splitlines(), ""]
+    lines += ["## Does the memory help?", "", "AiT against the same model without its workspace:", ""]
     lines += write_headline(results)
     lines += ["![Accuracy of every run](examples/results/headline.svg)", ""]
     lines += [
-        "These runs are small (0.1 to 0.3 M parameters) and short (digits 40 epochs, the others 1 or 2): they say how "
-        "the models compare at this size, and neither confirm nor refute the published tables. Trained to the end is "
-        "so far one seed of `sort_of_clevr_full_cpu` (1.3 M parameters, 100 epochs), below.",
+        "But for digits these models are small (0.1 to 0.3 M parameters) and trained for 1 or 2 epochs: they say how "
+        "they compare early and at this size, and neither confirm nor refute the published tables.",
         "",
         "Made by `python -m examples.report` from the JSON files under `examples/results/`, which also hold every "
         "run's own command, losses and evaluations. Do not edit.",

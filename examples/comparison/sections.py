@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from examples.comparison.costs import describe_cost
-from examples.comparison.plots import NAMES
 from examples.comparison.statistics import Runs, describe, group_runs, judge_difference, score
 from examples.data.catalog import BENCHMARKS, Benchmark, find_benchmark
 from examples.sharing import escape_markdown, quote_code, show
@@ -16,15 +15,19 @@ from examples.training.recipes import read_recipe
 
 REPOSITORY = Path(__file__).parents[2]
 GROUP = "relational"
+# Its two types. The published AiT and Relation Network were measured on the first alone.
+RELATIONAL_TYPES = ("binary", "ternary")
 # What was set out to be reached: description, benchmark, variant, group of questions, percent, size of the AiT.
 TARGETS: list[tuple[str, str, str | None, str | None, float, str | None]] = [
     ("published, AiT-Small", "cifar10", None, None, 83.3, "small"),
     ("published, AiT-Medium", "cifar10", None, None, 84.6, "medium"),
     ("published, AiT-Base", "cifar10", None, None, 85.4, "base"),
     ("published, AiT-Base", "triangle", "original", None, 99.6, "base"),
-    ("published, AiT-Base", "sort_of_clevr", None, GROUP, 80.0, "base"),
+    ("published, AiT-Base", "sort_of_clevr", None, "binary", 80.0, "base"),
     ("our own, any recipe", "cifar10", None, None, 94.0, None),
+    ("our own, any recipe", "cifar10", None, None, 90.0, None),
     ("our own, any recipe", "sort_of_clevr", None, GROUP, 95.0, None),
+    ("our own, any recipe", "sort_of_clevr", None, "binary", 99.0, None),
     ("our own, any recipe", "triangle", "matched", None, 99.0, None),
 ]
 # Growth in parameters up to which two models count as equally large.
@@ -35,8 +38,6 @@ CHOICES = {
     '`position_embedding_type="learned"`': {'`"none"`': "ait, no positions"},
     '`pooling="mean"`': {'`"flatten"`': "ait, flatten pooling", '`"cls"`': "ait, cls pooling"},
 }
-# The AiT, and what it is compared with: the same without its workspace, and that with as many parameters.
-HEADLINE = ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp")
 
 Results = dict[str, dict[str, Any]]
 
@@ -106,46 +107,6 @@ def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def write_headline(results: Results) -> list[str]:
-    """AiT against the same without its workspace, at fewer and at equal parameters; each verdict once."""
-    lines = [
-        "| data | model | accuracy, % | seeds | parameters | time of a training step |",
-        "|---|---|---|---|---|---|",
-    ]
-    verdicts = []
-    for name, path, groups in iterate_comparisons(results):
-        if not {"ait", "ait_no_workspace"} <= groups.keys():
-            continue
-        title, _, _ = describe_recipe(path, groups)
-        costs = results[name]["costs"].get(path, {})
-        for label in HEADLINE:
-            if label in groups:
-                values, cost = [score(run) for run in groups[label]], costs.get(label)
-                cells = [title, NAMES[label].replace("\n", " "), describe(values), str(len(values))]
-                cells.append(f"{groups[label][0]['num_parameters']:,}")
-                cells.append("not measured" if cost is None else f"{cost['training_time_ratio']:.2f}")
-                lines.append(f"| {' | '.join(cells)} |")
-        for other in HEADLINE[1:]:
-            if other in groups:
-                ours, others = ([score(run) for run in groups[label]] for label in ("ait", other))
-                difference, verdict = judge_difference(ours, others)
-                against = NAMES[other].replace("\n", " ").replace("AiT ", "the same ")
-                verdicts.append(f"- {title}: AiT against {against}: {difference}, {verdict}.")
-    lines += [
-        "",
-        "Accuracy: mean ± standard deviation over seeds. Time: the AiT is 1.00. Verdicts are at p < 0.05 (Welch).",
-    ]
-    return [*lines, "", *verdicts, "", sum_up(verdicts), ""]
-
-
-def sum_up(verdicts: list[str]) -> str:
-    """What the verdicts say together of the paper's claim that the workspace helps."""
-    better, worse = (sum(verdict.endswith(f", {word}.") for verdict in verdicts) for word in ("better", "worse"))
-    if better == worse == 0:
-        return "On none of them does the workspace make a significant difference."
-    return f"The workspace is significantly better in {better} and worse in {worse} of {len(verdicts)} comparisons."
-
-
 def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any]) -> list[str]:
     """One recipe: a table of all models, and the published numbers."""
     title, benchmark, variant = describe_recipe(path, groups)
@@ -178,7 +139,7 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
 
 
 def compare_with_published(benchmark: Benchmark, variant: str | None, groups: dict[str, Runs]) -> list[str]:
-    """The published numbers, and how far the AiT of a reduced run is from them."""
+    """The published numbers, and how far the AiT of a run is from them."""
     # The published numbers of Triangle are those of its original form.
     if not benchmark.published or "ait" not in groups or variant == "matched":
         return []
@@ -186,13 +147,13 @@ def compare_with_published(benchmark: Benchmark, variant: str | None, groups: di
         f"{model} {accuracy:.2f}{' (unconfirmed)' if model in benchmark.unconfirmed else ''}"
         for model, accuracy in benchmark.published.items()
     )
-    group = GROUP if "accuracy_by_group" in groups["ait"][0] else None
+    group = RELATIONAL_TYPES[0] if "accuracy_by_group" in groups["ait"][0] else None
     reached = statistics.mean(score(run, group) for run in groups["ait"])
     best = max(accuracy for model, accuracy in benchmark.published.items() if model.startswith("AiT"))
     relation = "falls short of" if reached < best else "is above"
     return [
-        f"Published: {published}. This reduced run {relation} the best published AiT by {abs(reached - best):.2f} "
-        "points; it is smaller and trained for less, so that it neither confirms nor refutes these numbers.",
+        f"Published: {published}. This run {relation} the best published AiT by {abs(reached - best):.2f} points; it "
+        "is of another size and another training, so that it neither confirms nor refutes these numbers.",
         "",
     ]
 

@@ -1,0 +1,86 @@
+"""What `RESULTS.md` begins with: what was trained to the end, and whether the memory helps."""
+
+from pathlib import Path
+
+from examples.comparison.plots import NAMES
+from examples.comparison.sections import (
+    GROUP,
+    RELATIONAL_TYPES,
+    Results,
+    describe_recipe,
+    iterate_comparisons,
+    read_setting,
+)
+from examples.comparison.statistics import describe, judge_difference, score
+
+
+# From this many epochs on a training counts as one to the end; the shorter ones compare models early.
+EPOCHS_TO_THE_END = 40
+# The AiT, and what it is compared with: the same without its workspace, and that with as many parameters.
+HEADLINE = ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp")
+
+
+def write_headline(results: Results) -> list[str]:
+    """AiT against the same without its workspace, at fewer and at equal parameters; each verdict once."""
+    lines = [
+        "| data | model | accuracy, % | seeds | parameters | time of a training step |",
+        "|---|---|---|---|---|---|",
+    ]
+    verdicts = []
+    for name, path, groups in iterate_comparisons(results):
+        if not {"ait", "ait_no_workspace"} <= groups.keys():
+            continue
+        title, _, _ = describe_recipe(path, groups)
+        costs = results[name]["costs"].get(path, {})
+        for label in HEADLINE:
+            if label in groups:
+                values, cost = [score(run) for run in groups[label]], costs.get(label)
+                cells = [title, NAMES[label].replace("\n", " "), describe(values), str(len(values))]
+                cells.append(f"{groups[label][0]['num_parameters']:,}")
+                cells.append("not measured" if cost is None else f"{cost['training_time_ratio']:.2f}")
+                lines.append(f"| {' | '.join(cells)} |")
+        for other in HEADLINE[1:]:
+            if other in groups:
+                ours, others = ([score(run) for run in groups[label]] for label in ("ait", other))
+                difference, verdict = judge_difference(ours, others)
+                against = NAMES[other].replace("\n", " ").replace("AiT ", "the same ")
+                verdicts.append(f"- {title}: AiT against {against}: {difference}, {verdict}.")
+    lines += [
+        "",
+        "Accuracy: mean ± standard deviation over seeds. Time: the AiT is 1.00. Verdicts are at p < 0.05 (Welch).",
+    ]
+    return [*lines, "", *verdicts, "", sum_up(verdicts), ""]
+
+
+def write_trained(results: Results) -> list[str]:
+    """The models that were trained to the end, beside the best published number."""
+    lines = [
+        "| data | recipe | model | accuracy, % | seeds | parameters | epochs | best published |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for _, path, groups in iterate_comparisons(results):
+        recipe, benchmark = read_setting(path)
+        if recipe["num_train_epochs"] < EPOCHS_TO_THE_END:
+            continue
+        title, _, variant = describe_recipe(path, groups)
+        published = {} if benchmark is None or variant == "matched" else benchmark.published
+        model = max(published, key=published.__getitem__, default=None)
+        is_grouped = any("accuracy_by_group" in run for runs in groups.values() for run in runs)
+        for label, runs in groups.items():
+            accuracy = describe([score(run) for run in runs])
+            for group in (GROUP, *RELATIONAL_TYPES) if is_grouped else ():
+                accuracy += f"; {group} {describe([score(run, group) for run in runs])}"
+            name = NAMES.get(label, label).replace("\n", " ")
+            cells = [title, f"`{Path(path).stem}`", name, accuracy, str(len(runs))]
+            cells += [f"{runs[0]['num_parameters']:,}", f"{recipe['num_train_epochs']}"]
+            cells.append("" if model is None else f"{published[model]:.2f} ({model})")
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def sum_up(verdicts: list[str]) -> str:
+    """What the verdicts say together of the paper's claim that the workspace helps."""
+    better, worse = (sum(verdict.endswith(f", {word}.") for verdict in verdicts) for word in ("better", "worse"))
+    if better == worse == 0:
+        return "On none of them does the workspace make a significant difference."
+    return f"The workspace is significantly better in {better} and worse in {worse} of {len(verdicts)} comparisons."
