@@ -11,6 +11,7 @@ passed on to every run. It writes a JSON file; `examples.report` draws plots and
 
 import math
 import sys
+import time
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -52,8 +53,9 @@ class CompareArguments:
     minutes: float | None = field(
         default=None,
         metadata={
-            "help": "Stop after so many minutes: runs save and end, the results so far are written, and what remains "
-            "is listed in remaining.txt in the output folder. The status is 75 until nothing remains."
+            "help": "Stop after so many minutes: runs save and end, and what remains is listed in a file "
+            "NAME-remaining.txt beside the results. The status is 75 until nothing remains. A measurement of the "
+            "costs that has begun is not cut."
         },
     )
     num_cost_rounds: int = field(default=10, metadata={"help": "Rounds of the timing; 0 leaves the costs out."})
@@ -101,8 +103,11 @@ def keep_results(run: "Run", results: dict[str, Any]) -> dict[str, Any]:
     """What the comparison keeps of a run's results; command, recipe and variant stand for its arguments."""
     kept = {name: value for name, value in results.items() if name not in ("arguments", "kind", "seeds")}
     size = {} if run.key.size is None else {"size": run.key.size}
-    variant = results["arguments"]["dataset_config_name"]
-    return {"recipe": run.key.recipe, **size, "variant": variant, "label": run.key.label, **kept}
+    asked = {
+        "variant": results["arguments"]["dataset_config_name"],
+        "num_epochs": results["arguments"]["num_train_epochs"],
+    }
+    return {"recipe": run.key.recipe, **size, **asked, "label": run.key.label, **kept}
 
 
 def make_table(runs: list[dict[str, Any]], costs: dict[str, dict[str, dict[str, Any]]]) -> str:
@@ -170,41 +175,48 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
     return planned, builders
 
 
-def main(argv: list[str] | None = None) -> None:
-    argv = list(sys.argv[1:] if argv is None else argv)
+def parse(argv: list[str]) -> tuple[CompareArguments, list[str]]:
+    """The arguments, and those that are passed on to the runs."""
     recipes = []
     while argv and not argv[0].startswith("-"):
         recipes.append(find_recipe(argv.pop(0)))
     parser = ArgumentParser(CompareArguments, description=__doc__, usage=USAGE)
     # The runs inherit the token, which their command lines and results must not hold.
     arguments, passed_on = parser.parse_some(take_hub_token(argv))
+    arguments.recipes = [*map(find_recipe, arguments.recipes), *recipes]
+    return arguments, passed_on
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, passed_on = parse(list(sys.argv[1:] if argv is None else argv))
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.comparison.costs import measure_costs
     from examples.comparison.runs import (
         end_on_signal,
+        end_slice,
         execute_runs,
         handle_signals,
         is_finished,
         list_commands,
+        list_remaining,
         read_comparison,
         read_run,
-        write_remaining,
     )
     from examples.comparison.statistics import summarize
     from examples.training.cost import CostSetting
     from examples.training.results import describe_command, describe_setting, write_json
 
-    arguments.recipes = [*map(find_recipe, arguments.recipes), *recipes]
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
     earlier = read_comparison(results_file, planned, arguments.overwrite)
-    make_place(str(results_file))
-    remaining_file = make_place(str(Path(arguments.output_dir, "remaining.txt")))
+    remaining_file = make_place(str(results_file)).with_name(f"{results_file.stem}-remaining.txt")
+    make_place(str(Path(arguments.output_dir, "comparison.json")))
     results: dict[str, Any] = {
         **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
         "setting": {name: value for name, value in asdict(arguments).items() if name not in ("overwrite", "minutes")},
-        **{"runs": [], "costs": {}},
+        "runs": [],
+        "costs": {},
     }
     finished = {run.key: keep_results(run, read_run(run)) for run in planned if is_finished(run)}
 
@@ -218,17 +230,20 @@ def main(argv: list[str] | None = None) -> None:
 
     waiting = [run for run in planned if run.key not in finished]
     print(f"{len(planned)} runs, {len(finished)} of them finished.", flush=True)
-    execute_runs(waiting, arguments.num_parallel, keep, arguments.minutes or math.inf)
-    # The costs take minutes of their own.
-    costs_remain = arguments.minutes is not None and len(waiting) > 0 and arguments.num_cost_rounds > 0
-    write_remaining(remaining_file, [run for run in planned if run.key not in finished], costs_remain)
+    if arguments.minutes is not None:
+        # A run that fails leaves the list as it is.
+        list_remaining(remaining_file, waiting, arguments.num_cost_rounds > 0)
+    deadline = time.monotonic() + 60 * (arguments.minutes or math.inf)
+    execute_runs(waiting, arguments.num_parallel, keep, deadline)
+    costs_remain = arguments.num_cost_rounds > 0 and time.monotonic() > deadline
+    end_slice(remaining_file, [run for run in planned if run.key not in finished], costs_remain)
     results["runs"] = [finished[each.key] for each in planned]
     results["summary"] = summarize(results["runs"])
     if arguments.num_cost_rounds > 0:
         print("Measuring the costs.", flush=True)
-        how = (CostSetting(arguments.cost_batch_size, arguments.device), arguments.num_cost_rounds)
+        setting = CostSetting(arguments.cost_batch_size, arguments.device)
         with handle_signals(end_on_signal):
-            results["costs"] = measure_costs(builders, *how)
+            results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
     write_json(results_file, results)
     print(f"\n{make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
 

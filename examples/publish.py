@@ -68,7 +68,9 @@ def list_files(folder: Path) -> list[str]:
         raise InputError(f"{str(folder)!r} has no finished model: {CONFIG_FILE} and safetensors weights are needed.")
     if (model_type := (read_saved_json(str(folder), CONFIG_FILE) or {}).get("model_type")) != "ait":
         raise InputError(f"{str(folder)!r} holds a model of type {model_type!r}: AiT models alone are published.")
-    shards = (read_saved_json(str(folder), INDEX_FILE) or {}).get("weight_map", {}) if INDEX_FILE in files else {}
+    shards = (read_saved_json(str(folder), INDEX_FILE) or {}).get("weight_map") if INDEX_FILE in files else {}
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise InputError(f"{str(folder)!r} has no finished model: {INDEX_FILE} names no files of weights.")
     if missing := sorted({*shards.values()} - {*files}):
         raise InputError(f"{str(folder)!r} has no finished model: {missing[0]} is missing, which {INDEX_FILE} names.")
     return files

@@ -118,6 +118,11 @@ def list_files_to_push(folder: Path) -> list[str]:
     )
 
 
+def find_links(folder: Path) -> list[str]:
+    """Names of links that stand in place of a model's files."""
+    return sorted(path.name for path in folder.iterdir() if path.is_symlink() and MODEL_FILES.fullmatch(path.name))
+
+
 def find_files(folder: Path, patterns: Iterable[str]) -> list[str]:
     """Names of the files of a folder that fit one of the patterns, sorted."""
     return sorted(path.name for pattern in patterns for path in folder.glob(pattern))

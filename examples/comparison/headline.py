@@ -60,7 +60,10 @@ def write_trained(results: Results) -> list[str]:
     ]
     for _, path, groups in iterate_comparisons(results):
         recipe, benchmark = read_setting(path)
-        if recipe["num_train_epochs"] < EPOCHS_TO_THE_END:
+        first = next(iter(groups.values()))[0]
+        # Results of older code do not have it.
+        num_epochs = first.get("num_epochs", recipe.get("num_train_epochs", 0))
+        if num_epochs < EPOCHS_TO_THE_END:
             continue
         title, _, variant = describe_recipe(path, groups)
         published = {} if benchmark is None or variant == "matched" else benchmark.published
@@ -72,7 +75,7 @@ def write_trained(results: Results) -> list[str]:
                 accuracy += f"; {group} {describe([score(run, group) for run in runs])}"
             name = NAMES.get(label, label).replace("\n", " ")
             cells = [title, f"`{Path(path).stem}`", name, accuracy, str(len(runs))]
-            cells += [f"{runs[0]['num_parameters']:,}", f"{recipe['num_train_epochs']}"]
+            cells += [f"{runs[0]['num_parameters']:,}", f"{num_epochs:g}"]
             cells.append("" if model is None else f"{published[model]:.2f} ({model})")
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

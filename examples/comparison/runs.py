@@ -88,15 +88,21 @@ def list_commands(results: dict[str, Any]) -> set[str]:
     return {run["command"] for run in results.get("runs", [])}
 
 
-def write_remaining(file: Path, runs: list[Run], costs_remain: bool) -> None:
-    """List what a comparison has still to do, and end it; without anything the file goes."""
+def list_remaining(file: Path, runs: list[Run], costs_remain: bool) -> None:
+    """List what a comparison in slices has still to do; without anything the file goes."""
     lines = [join_command(run.command) for run in runs] + ["# the costs of all models"] * costs_remain
-    if not lines:
+    if lines:
+        write_text(file, "\n".join(lines) + "\n")
+    else:
         file.unlink(missing_ok=True)
-        return
-    write_text(file, "\n".join(lines) + "\n")
-    print(f"The time is up: {len(runs)} runs remain, listed in {file}. The same command goes on.", flush=True)
-    raise SystemExit(TIME_IS_UP)
+
+
+def end_slice(file: Path, runs: list[Run], costs_remain: bool) -> None:
+    """List what remains in a file; if anything does, the time is up, and the process ends."""
+    list_remaining(file, runs, costs_remain)
+    if runs or costs_remain:
+        print(f"The time is up. What remains is listed in {file}; the same command goes on.", flush=True)
+        raise SystemExit(TIME_IS_UP)
 
 
 def start_run(run: Run, num_threads: int) -> subprocess.Popen:
@@ -161,13 +167,13 @@ def execute_runs(
     runs: list[Run],
     num_parallel: int,
     on_finish: Callable[[Run, dict[str, Any]], None],
-    minutes: float = math.inf,
+    deadline: float = math.inf,
 ) -> None:
     """
     Run all, `num_parallel` at a time, and hand over the results of each as it ends.
 
-    However this ends, no process that it started goes on. After `minutes` the runs are asked to end, which they do
-    with a checkpoint, and no other starts.
+    However this ends, no process that it started goes on. At the deadline, a time of the monotonic clock, the
+    runs are asked to end, which they do with a checkpoint, and no other starts.
 
     Raises:
         InputError: if a run fails, with the end of its log.
@@ -175,12 +181,14 @@ def execute_runs(
     num_threads = max(1, (os.cpu_count() or 1) // num_parallel)
     waiting, running = list(runs), dict[Run, subprocess.Popen]()
     start, num_finished = time.monotonic(), 0
-    deadline = start + 60 * minutes
     # Noted at once and obeyed below, so that none comes between a start and its record, or breaks into the end.
     received: list[int] = []
     with handle_signals(lambda number, frame: received.append(number)):
         try:
             while waiting or running:
+                if time.monotonic() > deadline:
+                    stop_runs(running.values(), SAVE_SECONDS)
+                    waiting.clear()
                 while waiting and len(running) < num_parallel:
                     run = waiting.pop(0)
                     running[run] = start_run(run, num_threads)
@@ -188,9 +196,6 @@ def execute_runs(
                 time.sleep(POLL_SECONDS)
                 if received:
                     end_on_signal(received[0])
-                if time.monotonic() > deadline:
-                    stop_runs(running.values(), SAVE_SECONDS)
-                    waiting.clear()
                 for run in [run for run, process in running.items() if process.poll() is not None]:
                     process = running.pop(run)
                     status = process.returncode
@@ -208,5 +213,7 @@ def execute_runs(
                     num_finished += 1
                     progress = describe_progress(num_finished, len(runs), time.monotonic() - start)
                     print(f"{run.title}: {100 * results['accuracy']:.2f} %; {progress}", flush=True)
+            if received:
+                end_on_signal(received[0])
         finally:
             stop_runs(running.values())

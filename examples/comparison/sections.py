@@ -115,7 +115,7 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
     first = next(iter(groups.values()))[0]
     lines = [f"### {title}: {quote_code(path)}", ""]
     lines += [
-        f"{recipe['num_train_epochs']} epoch(s) over "
+        f"{first.get('num_epochs', recipe.get('num_train_epochs')):g} epoch(s) over "
         f"{first.get('num_train_questions', first['num_train_samples']):,} "
         f"training samples, {first.get('num_eval_questions', first['num_eval_samples']):,} test samples. "
         f"Accuracy in percent: mean ± standard deviation over seeds.",

@@ -74,7 +74,7 @@ class ImagePixelsDataset(torch.utils.data.Dataset):
         quarter_turns: bool = False,
     ):
         if quarter_turns and processor.size["height"] != processor.size["width"]:
-            size = "{height} x {width}".format(**processor.size)
+            size = f"{processor.size['height']} x {processor.size['width']}"
             raise InputError(f"`--quarter_turns` needs square images, but the model takes {size} pixels.")
         if (num_channels := len(processor.image_mean)) != 3:
             raise InputError(f"Data sets give RGB images of 3 channels, but the model takes {num_channels}.")

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import SpaceCardData
-from transformers.utils import CONFIG_NAME
 
 import modeling_ait
 from examples.data.arguments import DataArguments
 from examples.demonstration.opening import Opened
 from examples.errors import InputError, make_place
-from examples.sharing import escape_markdown, list_files_to_push, quote_python
+from examples.sharing import escape_markdown, find_links, list_files_to_push, quote_python
 from examples.training.results import write_text
 from modeling_ait.saving_ait import stage_files
 
@@ -153,10 +152,10 @@ def export_space(
             checkpoint is made of links.
     """
     flags = ["--num_images", str(num_images), *list_flags(data)]
-    if Path(checkpoint).is_dir() and CONFIG_NAME not in list_files_to_push(Path(checkpoint)):
+    if Path(checkpoint).is_dir() and (linked := find_links(Path(checkpoint))):
         raise InputError(
-            f"{checkpoint!r} has links in place of its files, which are not copied: name the checkpoint by its id on "
-            "the Hub, or copy it without links."
+            f"{checkpoint!r} has a link in place of {linked[0]}, which is not copied: name the checkpoint by its id "
+            "on the Hub, or copy it without links."
         )
     target = make_folder(folder)
     with stage_files(target) as staging:

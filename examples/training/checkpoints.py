@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments, logging
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from examples.training.results import write_json
@@ -105,7 +105,7 @@ def find_best(folder: Path) -> Path | None:
 
 def find_obstacle(folder: Path, training: TrainingArguments) -> str | None:
     """Say why a run cannot go on from a checkpoint, or return `None` if it can."""
-    if training.save_only_model:
+    if training.save_only_model and not (folder / OPTIMIZER_NAME).exists():
         # Without the optimizer's state, the rest of the training would give another result.
         return "it holds the model alone"
     damage = find_damage(folder)

@@ -26,7 +26,7 @@ from examples.training.model import leaves_parameters_unused
 from examples.training.progress import Progress, RunningMean
 from examples.training.results import refuse_divergence, write_json
 from examples.training.streams import make_stream_loader
-from examples.training.termination import Termination, leave
+from examples.training.termination import ObeyParent, Termination, leave
 from examples.training.workers import choose_workers
 
 
@@ -126,6 +126,7 @@ def make_loaders(datasets, training: TrainingArguments) -> tuple[DataLoader, Dat
         "persistent_workers": training.dataloader_persistent_workers,
         "pin_memory": torch.cuda.is_available(),
         "collate_fn": collate_batch,
+        "worker_init_fn": ObeyParent(),
     }
     eval_loader = DataLoader(datasets[1], batch_size=training.per_device_eval_batch_size, **options)
     if isinstance(datasets[0], StreamedImages):

@@ -52,8 +52,7 @@ def take_steps(trainer: Trainer, checkpoint: Path | None, termination: Terminati
         trainer.state = state
         return state.global_step
     try:
-        with termination.listen(trainer.args):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UnpicklingError as error:
         raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
     except ImportError as error:

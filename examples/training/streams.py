@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from examples.data.streaming import StreamedImages
 from examples.errors import InputError
+from examples.training.termination import ObeyParent
 
 
 def make_stream_loader(
@@ -35,7 +36,11 @@ def make_stream_loader(
                 "samples. Leave it out."
             )
     stream.distribute(training.process_index, training.world_size, batch_size, training.dataloader_drop_last)
-    options: dict[str, Any] = {"num_workers": training.dataloader_num_workers, "collate_fn": collate}
+    options: dict[str, Any] = {
+        "worker_init_fn": ObeyParent(),
+        "num_workers": training.dataloader_num_workers,
+        "collate_fn": collate,
+    }
     if training.dataloader_num_workers:
         options["persistent_workers"] = training.dataloader_persistent_workers
         options["prefetch_factor"] = training.dataloader_prefetch_factor

@@ -1,12 +1,15 @@
 """Ending a training that is asked to end, with a checkpoint of the step that it had reached."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 
 # What a process is sent that shall end: by `kill`, by a scheduler whose time is up, by `examples.compare --minutes`.
@@ -14,7 +17,7 @@ SIGNAL = signal.SIGTERM
 
 
 class Termination:
-    """Whether the process was asked to end. A second time ends it at once."""
+    """Whether the process was asked to end."""
 
     def __init__(self) -> None:
         self.is_asked = False
@@ -29,17 +32,16 @@ class Termination:
         if training.world_size > 1 or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.getsignal(SIGNAL)
 
         def note(number: int, frame: Any) -> None:
             self.is_asked = True
-            signal.signal(SIGNAL, before)
 
-        signal.signal(SIGNAL, note)
+        before = signal.signal(SIGNAL, note)
         try:
             yield
         finally:
-            signal.signal(SIGNAL, before)
+            # One that was not set from Python cannot be set again.
+            signal.signal(SIGNAL, signal.SIG_DFL if before is None else before)
 
 
 class TerminationCallback(TrainerCallback):
@@ -55,9 +57,45 @@ class TerminationCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.termination.is_asked:
             control.should_save = control.should_training_stop = True
+            # What the run goes on from is whole, and saved even if it is not the best.
+            args.save_only_model = False
+            if args.save_strategy == SaveStrategy.BEST:
+                args.save_strategy = SaveStrategy.STEPS
 
 
 def leave(step: int, num_steps: int) -> None:
     """End the process as the signal would have, once a checkpoint is written."""
     print(f"Asked to end: saved at step {step} of {num_steps}. The same command goes on.", flush=True)
     raise SystemExit(128 + SIGNAL)
+
+
+class ObeyParent:
+    """
+    Makes a loader's worker end by the training's signal alone, as its `worker_init_fn`.
+
+    A signal to the whole group ends workers while the training still needs them, and their end would end it.
+    """
+
+    def __init__(self, then: Callable[[int], Any] | None = None):
+        self.then = then
+
+    def __call__(self, worker: int) -> None:
+        # Not known on macOS, where workers end as they always did.
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
+            threading.Thread(target=end_with_parent, daemon=True).start()
+        if self.then is not None:
+            self.then(worker)
+
+
+def end_with_parent() -> None:
+    """Wait for the signal of the parent."""
+    while signal.sigwaitinfo({SIGNAL}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def protect_workers(loader: DataLoader) -> DataLoader:
+    """Let the workers of a loader end by its own process alone."""
+    loader.worker_init_fn = ObeyParent(loader.worker_init_fn)
+    return loader

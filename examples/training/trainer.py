@@ -39,7 +39,7 @@ from examples.training.model import leaves_parameters_unused
 from examples.training.progress import RunningMean, collect_history, show_progress
 from examples.training.steps import take_steps
 from examples.training.streams import make_stream_loader
-from examples.training.termination import Termination, TerminationCallback
+from examples.training.termination import Termination, TerminationCallback, protect_workers
 from examples.training.workers import choose_workers
 from modeling_ait import AiTCardMixin
 
@@ -93,7 +93,7 @@ class AiTTrainer(AiTCardMixin, Trainer):
 
     def get_train_dataloader(self):
         if not isinstance(self.train_dataset, StreamedImages):
-            return super().get_train_dataloader()
+            return protect_workers(super().get_train_dataloader())
         place = (self._train_batch_size, self.accelerator.device, self.data_collator)
         return make_stream_loader(self.train_dataset, self.args, *place)
 
@@ -101,7 +101,7 @@ class AiTTrainer(AiTCardMixin, Trainer):
         # The Trainer would leave out the last batch of the evaluation too, and images that the accuracy is said of.
         drops_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            return protect_workers(super().get_eval_dataloader(eval_dataset))
         finally:
             self.args.dataloader_drop_last = drops_last
 
@@ -232,9 +232,10 @@ def train(
         raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
     show_progress(trainer, trainer.running_loss, verbose)
     start = time.perf_counter()
-    first_step = take_steps(trainer, checkpoint, termination)
-    seconds = time.perf_counter() - start
-    metrics = trainer.evaluate()
+    with termination.listen(training):
+        first_step = take_steps(trainer, checkpoint, termination)
+        seconds = time.perf_counter() - start
+        metrics = trainer.evaluate()
     timings = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
     named = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
     measured: dict[str, Any] = {name: value for name, value in named.items() if name not in timings}

@@ -363,7 +363,8 @@ def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_
         return json.loads((tmp_path / name / "comparison.json").read_text())
 
     expected = call("whole")
-    remaining, first = tmp_path / "slices" / "remaining.txt", tmp_path / "slices" / "tiny" / "ait-seed_0"
+    remaining = tmp_path / "slices" / "comparison-remaining.txt"
+    first = tmp_path / "slices" / "tiny" / "ait-seed_0"
     statuses: list[int] = []
     capfd.readouterr()
     for minutes in ("0.0001", "100", "100"):
@@ -404,7 +405,7 @@ def test_first_minutes_of_the_papers_models(image_folder, tmp_path, forked_runs)
             break
     (step,) = re.findall(r"Asked to end: saved at step (\d+) of 300\.", log)
     assert int(step) > 0 and is_complete_checkpoint(folder / f"checkpoint-{step}")
-    remaining = (tmp_path / "runs" / "remaining.txt").read_text().splitlines()
+    remaining = (tmp_path / "runs" / "comparison-remaining.txt").read_text().splitlines()
     assert ["--architecture ait" in remaining[0], "--architecture vit" in remaining[1]] == [True, True]
 
 

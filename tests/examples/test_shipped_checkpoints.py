@@ -11,21 +11,26 @@ from examples import evaluate
 from modeling_ait.card_ait import is_users_card
 
 
-FOLDER = Path(__file__).parents[2] / "examples" / "checkpoints"
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / "examples" / "checkpoints"
 CHECKPOINTS = sorted(path for path in FOLDER.iterdir() if path.is_dir())
 LARGEST = 20_000_000
+# The standard test set, or the first images of the test split.
+PARTS = ("standard.json", "first_images.json")
 
 EACH = pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda path: path.name)
 
 
 @EACH
 def test_accuracy_is_the_recorded_one(checkpoint, tmp_path, capsys):
-    """All of a small set, or the part that `standard.json` is of: one image may fall otherwise on another machine."""
+    """All of a small set, or the part that a file beside it is of: one image may fall otherwise on another machine."""
     flags = ["--device", "cpu", "--output", str(tmp_path / "evaluation.json")]
-    standard = checkpoint / "standard.json"
-    record = json.loads((standard if standard.exists() else checkpoint / "results.json").read_text())
-    if standard.exists():
+    part = next((checkpoint / name for name in PARTS if (checkpoint / name).exists()), None)
+    record = json.loads((part or checkpoint / "results.json").read_text())
+    if part is not None and record["data"]["generator_test_size"] is not None:
         flags += ["--generator_test_size", str(record["data"]["generator_test_size"])]
+    elif part is not None:
+        flags += ["--dataset_name", str(REPOSITORY / record["data"]["dataset_name"])]
     evaluate.main([str(checkpoint), *flags])
     measured = json.loads((tmp_path / "evaluation.json").read_text())
     num_samples = record.get("num_samples") or record["num_eval_samples"]
@@ -37,7 +42,7 @@ def test_accuracy_is_the_recorded_one(checkpoint, tmp_path, capsys):
 def test_folder_is_complete_and_says_where_it_comes_from(checkpoint):
     names = {path.name for path in checkpoint.iterdir()}
     needed = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json"}
-    assert needed <= names <= needed | {"example.png", "memory.png", "standard.json", "other_seed.json"}
+    assert needed <= names <= needed | {"example.png", "memory.png", "other_seed.json", *PARTS}
     assert AutoConfig.from_pretrained(checkpoint).model_type == "ait"
     AutoImageProcessor.from_pretrained(checkpoint)
     results = json.loads((checkpoint / "results.json").read_text())

@@ -158,6 +158,11 @@ def test_model_that_cannot_be_loaded_is_refused(run_folder, make_model, tmp_path
     flags = [str(run_folder), "--output", str(tmp_path / "published")]
     with pytest.raises(InputError, match=r"model-00002-of-.*is missing, which model.safetensors.index.json names"):
         publish.main(flags)
+    index = run_folder / "model.safetensors.index.json"
+    for weight_map in (None, ["a"], {"a": {}}, {"a": 1}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(InputError, match="names no files of weights"):
+            publish.main(flags)
     for text, message in (('{"model_type": "vit"}', "type 'vit': AiT models alone"), ("{", "config.json")):
         (run_folder / "config.json").write_text(text)
         with pytest.raises(InputError, match=message):

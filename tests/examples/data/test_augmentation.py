@@ -71,10 +71,13 @@ def test_a_quarter_of_the_images_are_turned_by_each_quarter(see):
     assert both == {np.rot90(image, number).tobytes() for image in (PLAIN, PLAIN[:, ::-1]) for number in range(4)}
 
 
-def test_what_is_not_square_cannot_be_turned_and_grey_models_take_no_data_sets(same_images, processor):
-    processor.size = {"height": 8, "width": 16}
+def test_what_is_not_square_cannot_be_turned(make_flags, tmp_path):
+    flags = make_flags(tmp_path / "run", {"image_size": [8, 16]}, quarter_turns=True)
     with pytest.raises(InputError, match=r"^`--quarter_turns` needs square images, but the model takes 8 x 16 pixels"):
-        ImagePixelsDataset(same_images, "image", processor, quarter_turns=True)
+        image_classification.main(flags)
+
+
+def test_grey_models_take_no_data_sets(same_images, processor):
     processor.image_mean = processor.image_std = [0.5]
     with pytest.raises(InputError, match=r"^Data sets give RGB images of 3 channels, but the model takes 1\.$"):
         ImagePixelsDataset(same_images, "image", processor)

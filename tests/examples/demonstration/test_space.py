@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -49,6 +51,8 @@ def test_exported_space_starts(checkpoint, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_SERVER_PORT": str(port)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Tests that run in the background ignore Ctrl-C, and what they start inherits it.
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([sys.executable, "app.py"], cwd=space, env=environment, **pipes) as served:
         line = served.stdout.readline()
         if not line:
@@ -57,7 +61,10 @@ def test_exported_space_starts(checkpoint, tmp_path):
         with urlopen(f"http://127.0.0.1:{port}/config") as answer:
             components = json.load(answer)["components"]
         served.send_signal(signal.SIGINT)
-        _, errors = served.communicate(timeout=120)
+        try:
+            _, errors = served.communicate(timeout=120)
+        finally:
+            served.kill()
     tabs = [component["props"]["label"] for component in components if component["type"] == "tabitem"]
     assert tabs == ["An image", "A memory that adapts"]
     assert served.returncode == 0 and "Traceback" not in errors, errors
@@ -100,10 +107,9 @@ def test_folders_that_cannot_be_are_refused(checkpoint, image_folder, tmp_path):
     with pytest.raises(InputError, match="A Space cannot read the folder"):
         export_space(str(tmp_path / "new"), None, checkpoint, DataArguments(dataset_name=str(image_folder)), 1, "A")
     assert not (tmp_path / "new").exists()
-    links = tmp_path / "links"
-    links.mkdir()
-    for path in Path(checkpoint).iterdir():
-        (links / path.name).symlink_to(path)
-    with pytest.raises(InputError, match="links in place of its files"):
+    links = Path(shutil.copytree(checkpoint, tmp_path / "links"))
+    (links / "model.safetensors").unlink()
+    (links / "model.safetensors").symlink_to(Path(checkpoint, "model.safetensors"))
+    with pytest.raises(InputError, match=r"a link in place of model\.safetensors"):
         export(tmp_path / "new", links)
     assert not (tmp_path / "new").exists()

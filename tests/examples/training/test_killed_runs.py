@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def set_kill_point(point: str, loop: str) -> None:
         os.replace = replace_first_file
     elif point == "before the old results go":
         results.print = Path.unlink = kill
-    else:
+    elif point != "never":
         raise ValueError(point)
 
 
@@ -192,3 +193,58 @@ def test_killed_run_loses_nothing_and_goes_on(point, resumed_from, runs, tmp_pat
     assert sorted(path.name for path in folder.glob("*checkpoint-*")) == ["checkpoint-6"]
     assert not list(folder.glob(".save-*")) and not (folder / "previous_results.json").exists()
     assert "Accuracy" in printed.getvalue()
+
+
+def run_slowly(loop, flags):
+    """Run a script as the first of its group, with time to end it after its second step."""
+    os.setsid()
+    step, count = torch.optim.AdamW.step, iter(range(1, 1000))
+
+    def wait(*arguments, **options):
+        if next(count) > 2:
+            time.sleep(1)
+        return step(*arguments, **options)
+
+    torch.optim.AdamW.step = wait
+    run_until_killed(1, "never", loop, flags)
+
+
+@pytest.mark.parametrize("loop", SCRIPTS)
+def test_signal_to_the_whole_group_leaves_workers_to_their_run(loop, tmp_path):
+    """As a scheduler sends it, and a comparison whose time is up; not from the run itself, whom its workers obey."""
+    flags = {**NEW, "dataloader_num_workers": 1}
+    torch.set_num_threads(1)
+    SCRIPTS[loop].main(make_tiny_flags(tmp_path / "whole", **flags))
+    folder = tmp_path / "run"
+    process = get_context(__name__).Process(target=run_slowly, args=(loop, make_tiny_flags(folder, **flags)))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not checkpoints.is_complete_checkpoint(folder / "checkpoint-2"):
+        assert time.monotonic() < deadline and process.is_alive()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(120)
+    assert process.exitcode == 128 + signal.SIGTERM
+    SCRIPTS[loop].main(make_tiny_flags(folder, **flags))
+    assert_same_weights(folder, tmp_path / "whole")
+    assert 2 < read_results(folder)["resumed_from_step"] < 6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.0},
+        {"save_strategy": "steps", "save_steps": 2, "save_only_model": True},
+        {"save_strategy": "no"},
+    ],
+    ids=["best", "model only", "no"],
+)
+def test_what_is_saved_at_the_end_can_be_gone_on_from(options, tmp_path):
+    """Whatever the checkpoints of the run itself are."""
+    flags = make_tiny_flags(tmp_path / "run", max_steps=6, metric_for_best_model="accuracy", **options)
+    process = get_context(__name__).Process(target=run_until_killed, args=(1, "asked to end", "trainer", flags))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 128 + signal.SIGTERM
+    image_classification.main(flags)
+    assert read_results(tmp_path / "run")["resumed_from_step"] == 3
