@@ -95,3 +95,13 @@ def test_results_of_the_readme_are_those_of_the_files():
             ]
             cells.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
         assert f"| {title} | {cells[0]} | {cells[1]} |" in README
+
+
+def test_trainings_to_the_end_in_the_readme_are_those_of_the_files():
+    rows = {"Triangle, matched": "triangle_matched_strong", "CIFAR-10, as JPEG of quality 75": "cifar10_full_cpu"}
+    rows["Sort-of-CLEVR, binary and ternary questions"] = "sort_of_clevr_full"
+    for title, name in rows.items():
+        path = REPOSITORY / "examples" / "results" / f"{name}.json"
+        (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        accuracy = 100 * run.get("accuracy_by_group", {"relational": run["accuracy"]})["relational"]
+        assert f"| {title} | {run['num_parameters']:,} | {accuracy:.2f} |" in README

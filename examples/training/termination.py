@@ -1,5 +1,6 @@
 """Ending a training that is asked to end, with a checkpoint of the step that it had reached."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -83,19 +84,22 @@ class ObeyParent:
         # Not known on macOS, where workers end as they always did.
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
-            threading.Thread(target=end_with_parent, daemon=True).start()
+            threading.Thread(target=wait_for, args=(multiprocessing.parent_process(),), daemon=True).start()
         if self.then is not None:
             self.then(worker)
 
 
-def end_with_parent() -> None:
-    """Wait for the signal of the parent."""
-    while signal.sigwaitinfo({SIGNAL}).si_pid != os.getppid():
+def wait_for(parent: Any) -> None:
+    """End when the process that started this one asks for it."""
+    while signal.sigwaitinfo({SIGNAL}).si_pid != parent.pid:
         pass
     os._exit(0)
 
 
 def protect_workers(loader: DataLoader) -> DataLoader:
     """Let the workers of a loader end by its own process alone."""
-    loader.worker_init_fn = ObeyParent(loader.worker_init_fn)
+    # Accelerate puts a loader around the one that has the workers.
+    inner = getattr(loader, "base_dataloader", loader)
+    if not isinstance(inner.worker_init_fn, ObeyParent):
+        inner.worker_init_fn = ObeyParent(inner.worker_init_fn)
     return loader

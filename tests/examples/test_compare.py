@@ -353,7 +353,7 @@ def test_stopped_comparison_ends_its_runs(number, status, recipe, tmp_path):
 
 
 def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_runs):
-    """The last slice leaves what one call would have given; costs are measured by themselves."""
+    """The last slice leaves what one call would have given."""
     recipe.write_text(recipe.read_text().replace("max_steps: 2", "max_steps: 40"))
     flags = [str(recipe), "--architectures", "ait", "vit", "--seeds", "0", "--num_cost_rounds", "1"]
     flags += ["--cost_batch_size", "4"]
@@ -365,29 +365,29 @@ def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_
     expected = call("whole")
     remaining = tmp_path / "slices" / "comparison-remaining.txt"
     first = tmp_path / "slices" / "tiny" / "ait-seed_0"
-    statuses: list[int] = []
     capfd.readouterr()
-    for minutes in ("0.0001", "100", "100"):
-        try:
-            with monkeypatch.context() as patches:
-                if not statuses:
-                    # A forked run could be asked to end before it can be reached.
-                    patches.setattr(runs_module.subprocess, "Popen", POPEN)
-                measured = call("slices", "--minutes", minutes)
-        except SystemExit as ended:
-            statuses.append(ended.code)
-            if len(statuses) == 1:
-                printed = capfd.readouterr().out
-                assert "The time is up: 2 runs remain, listed in" in printed and "run 2 of 2" not in printed
-                assert len(remaining.read_text().splitlines()) == 3 and not (first / "results.json").exists()
-            else:
-                assert remaining.read_text() == "# the costs of all models\n"
-    assert statuses == [75, 75] and not remaining.exists()
+    with monkeypatch.context() as patches, pytest.raises(SystemExit, match="75"):
+        # A forked run could be asked to end before it can be reached.
+        patches.setattr(runs_module.subprocess, "Popen", POPEN)
+        call("slices", "--minutes", "0.0001")
+    printed = capfd.readouterr().out
+    assert "The time is up. What remains is listed in" in printed and "run 2 of 2" not in printed
+    assert len(remaining.read_text().splitlines()) == 3 and not (first / "results.json").exists()
+    measured = call("slices", "--minutes", "100")
+    assert not remaining.exists()
     for run, other in zip(measured["runs"], expected["runs"], strict=True):
         assert (run["accuracy"], run["eval_loss"]) == (other["accuracy"], other["eval_loss"])
     assert measured["costs"].keys() == expected["costs"].keys() and "minutes" not in measured["setting"]
     with pytest.raises(InputError, match="`--minutes` must be above 0, but got 0"):
         call("none", "--minutes", "0")
+
+
+def test_costs_remain_where_the_time_is_up_after_the_runs(tmp_path):
+    with pytest.raises(SystemExit, match="75"):
+        runs_module.end_slice(tmp_path / "remaining.txt", [], costs_remain=True)
+    assert (tmp_path / "remaining.txt").read_text() == "# the costs of all models\n"
+    runs_module.end_slice(tmp_path / "remaining.txt", [], costs_remain=False)
+    assert not (tmp_path / "remaining.txt").exists()
 
 
 def test_first_minutes_of_the_papers_models(image_folder, tmp_path, forked_runs):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import multiprocessing
 import os
 import shutil
 import signal
@@ -198,6 +199,8 @@ def test_killed_run_loses_nothing_and_goes_on(point, resumed_from, runs, tmp_pat
 def run_slowly(loop, flags):
     """Run a script as the first of its group, with time to end it after its second step."""
     os.setsid()
+    # A process of a fork server would start its workers by another, whose end is nobody's business.
+    multiprocessing.set_start_method("fork", force=True)
     step, count = torch.optim.AdamW.step, iter(range(1, 1000))
 
     def wait(*arguments, **options):
@@ -212,7 +215,8 @@ def run_slowly(loop, flags):
 @pytest.mark.parametrize("loop", SCRIPTS)
 def test_signal_to_the_whole_group_leaves_workers_to_their_run(loop, tmp_path):
     """As a scheduler sends it, and a comparison whose time is up; not from the run itself, whom its workers obey."""
-    flags = {**NEW, "dataloader_num_workers": 1}
+    # An epoch that outlasts the run, so that its worker is there to the end.
+    flags = {**NEW, "dataloader_num_workers": 1, "max_train_samples": 640}
     torch.set_num_threads(1)
     SCRIPTS[loop].main(make_tiny_flags(tmp_path / "whole", **flags))
     folder = tmp_path / "run"
