@@ -31,7 +31,7 @@ ROOMS = {
     "modeling_ait": set(),
 }
 ANYWHERE = {"modeling_ait", "examples.errors", "examples.parsing", "examples.sharing"}
-BINARY_FILES = {".png", ".pth", ".safetensors"}
+BINARY_FILES = {".parquet", ".png", ".pth", ".safetensors"}
 IMPORT_NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
 
 
