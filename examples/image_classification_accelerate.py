@@ -50,9 +50,17 @@ def main(argv: list[str] | None = None) -> None:
         accelerator = make_accelerator(model, training)
         checkpoint = prepare_output_folder(training, arguments, run_arguments.restart, "accelerate")
         termination = Termination()
-        rest = (model_arguments.reset_memory, termination, run_arguments.verbose)
         with termination.listen(training):
-            measured = run_loop(accelerator, model, loaders, training, checkpoint, *rest)
+            measured = run_loop(
+                accelerator,
+                model,
+                loaders,
+                training,
+                checkpoint,
+                model_arguments.reset_memory,
+                termination,
+                run_arguments.verbose,
+            )
         unwrapped = accelerator.unwrap_model(model)
         # Where FSDP has spread the weights, the first process gets them whole.
         weights = accelerator.get_state_dict(unwrapped)

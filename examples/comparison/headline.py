@@ -7,9 +7,9 @@ from examples.comparison.sections import (
     GROUP,
     RELATIONAL_TYPES,
     Results,
+    count_epochs,
     describe_recipe,
     iterate_comparisons,
-    read_setting,
 )
 from examples.comparison.statistics import describe, judge_difference, score
 
@@ -18,6 +18,11 @@ from examples.comparison.statistics import describe, judge_difference, score
 EPOCHS_TO_THE_END = 40
 # The AiT, and what it is compared with: the same without its workspace, and that with as many parameters.
 HEADLINE = ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp")
+
+
+def name_model(label: str) -> str:
+    """The name of a model in one line; an ablation goes by its label."""
+    return NAMES.get(label, label).replace("\n", " ")
 
 
 def write_headline(results: Results) -> list[str]:
@@ -35,7 +40,7 @@ def write_headline(results: Results) -> list[str]:
         for label in HEADLINE:
             if label in groups:
                 values, cost = [score(run) for run in groups[label]], costs.get(label)
-                cells = [title, NAMES[label].replace("\n", " "), describe(values), str(len(values))]
+                cells = [title, name_model(label), describe(values), str(len(values))]
                 cells.append(f"{groups[label][0]['num_parameters']:,}")
                 cells.append("not measured" if cost is None else f"{cost['training_time_ratio']:.2f}")
                 lines.append(f"| {' | '.join(cells)} |")
@@ -43,7 +48,7 @@ def write_headline(results: Results) -> list[str]:
             if other in groups:
                 ours, others = ([score(run) for run in groups[label]] for label in ("ait", other))
                 difference, verdict = judge_difference(ours, others)
-                against = NAMES[other].replace("\n", " ").replace("AiT ", "the same ")
+                against = name_model(other).replace("AiT ", "the same ")
                 verdicts.append(f"- {title}: AiT against {against}: {difference}, {verdict}.")
     lines += [
         "",
@@ -59,22 +64,17 @@ def write_trained(results: Results) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for _, path, groups in iterate_comparisons(results):
-        recipe, benchmark = read_setting(path)
-        first = next(iter(groups.values()))[0]
-        # Results of older code do not have it.
-        num_epochs = first.get("num_epochs", recipe.get("num_train_epochs", 0))
+        num_epochs = count_epochs(path, groups)
         if num_epochs < EPOCHS_TO_THE_END:
             continue
-        title, _, variant = describe_recipe(path, groups)
+        title, benchmark, variant = describe_recipe(path, groups)
         published = {} if benchmark is None or variant == "matched" else benchmark.published
         model = max(published, key=published.__getitem__, default=None)
-        is_grouped = any("accuracy_by_group" in run for runs in groups.values() for run in runs)
         for label, runs in groups.items():
             accuracy = describe([score(run) for run in runs])
-            for group in (GROUP, *RELATIONAL_TYPES) if is_grouped else ():
+            for group in (GROUP, *RELATIONAL_TYPES) if "accuracy_by_group" in runs[0] else ():
                 accuracy += f"; {group} {describe([score(run, group) for run in runs])}"
-            name = NAMES.get(label, label).replace("\n", " ")
-            cells = [title, f"`{Path(path).stem}`", name, accuracy, str(len(runs))]
+            cells = [title, f"`{Path(path).stem}`", name_model(label), accuracy, str(len(runs))]
             cells += [f"{runs[0]['num_parameters']:,}", f"{num_epochs:g}"]
             cells.append("" if model is None else f"{published[model]:.2f} ({model})")
             lines.append(f"| {' | '.join(cells)} |")

@@ -57,6 +57,12 @@ def read_setting(setting: str) -> tuple[dict[str, Any], Benchmark | None]:
     return recipe, find_benchmark(recipe["dataset_name"])
 
 
+def count_epochs(path: str, groups: dict[str, Runs]) -> float:
+    """Epochs of the runs of a recipe: their own, or the recipe's where older code wrote the results."""
+    recipe, _ = read_setting(path)
+    return next(iter(groups.values()))[0].get("num_epochs", recipe["num_train_epochs"])
+
+
 def describe_recipe(path: str, groups: dict[str, Runs]) -> tuple[str, Benchmark | None, str | None]:
     """Title, benchmark and variant of the runs of a recipe."""
     _, benchmark = read_setting(path)
@@ -110,12 +116,11 @@ def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
 def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any]) -> list[str]:
     """One recipe: a table of all models, and the published numbers."""
     title, benchmark, variant = describe_recipe(path, groups)
-    recipe, _ = read_setting(path)
     costs = result["costs"].get(path, {})
     first = next(iter(groups.values()))[0]
     lines = [f"### {title}: {quote_code(path)}", ""]
     lines += [
-        f"{first.get('num_epochs', recipe.get('num_train_epochs')):g} epoch(s) over "
+        f"{count_epochs(path, groups):g} epoch(s) over "
         f"{first.get('num_train_questions', first['num_train_samples']):,} "
         f"training samples, {first.get('num_eval_questions', first['num_eval_samples']):,} test samples. "
         f"Accuracy in percent: mean ± standard deviation over seeds.",
