@@ -6,7 +6,8 @@ Compare architectures, and ablations of AiT, on one or more recipes over several
 
 Every run is one call of `examples.image_classification` or `examples.relational_reasoning`, in a folder of its own
 under `--output_dir`: what is finished is kept, and a run that was stopped goes on. Flags that are not listed here are
-passed on to every run. It writes a JSON file; `examples.report` draws plots and tells what the results say.
+passed on to every run. It writes a JSON file; `examples.report` draws plots and tells what the results say. What that
+file has is not run again, even without the folders of its runs: seeds can be added later, and on another machine.
 """
 
 import math
@@ -63,7 +64,8 @@ class CompareArguments:
     note: str | None = field(default=None, metadata={"help": "What a reader of the results has to know."})
     device: str = field(default="cpu", metadata={"help": "Device of the timing; the runs choose their own."})
     overwrite: bool = field(
-        default=False, metadata={"help": "Replace a results file that holds something else than these runs."}
+        default=False,
+        metadata={"help": "Replace a results file, also one with something else than these runs; use nothing of it."},
     )
 
 
@@ -190,18 +192,8 @@ def parse(argv: list[str]) -> tuple[CompareArguments, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     arguments, passed_on = parse(list(sys.argv[1:] if argv is None else argv))
     # Late, so that neither help nor a mistake in the arguments waits for them.
+    from examples.comparison import runs
     from examples.comparison.costs import measure_costs
-    from examples.comparison.runs import (
-        end_on_signal,
-        end_slice,
-        execute_runs,
-        handle_signals,
-        is_finished,
-        list_commands,
-        list_remaining,
-        read_comparison,
-        read_run,
-    )
     from examples.comparison.statistics import summarize
     from examples.training.cost import CostSetting
     from examples.training.results import describe_command, describe_setting, write_json
@@ -209,40 +201,46 @@ def main(argv: list[str] | None = None) -> None:
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
-    earlier = read_comparison(results_file, planned, arguments.overwrite)
+    earlier = runs.read_comparison(results_file, planned, arguments.overwrite)
     remaining_file = make_place(str(results_file)).with_name(f"{results_file.stem}-remaining.txt")
     make_place(str(Path(arguments.output_dir, "comparison.json")))
     results: dict[str, Any] = {
         **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
         "setting": {name: value for name, value in asdict(arguments).items() if name not in ("overwrite", "minutes")},
+        "recipes": {path: runs.read_text_of_recipe(path) for path in arguments.recipes},
         "runs": [],
-        "costs": {},
+        # They stay until they are measured again.
+        "costs": earlier.get("costs", {}) if "recipes" in earlier else {},
     }
-    finished = {run.key: keep_results(run, read_run(run)) for run in planned if is_finished(run)}
+    finished = runs.find_known_runs(earlier, planned)
+    num_known = sum(run.key in finished and not runs.is_finished(run) for run in planned)
+    finished |= {run.key: keep_results(run, runs.read_run(run)) for run in planned if runs.is_finished(run)}
 
     def keep(run: "Run", measured: dict[str, Any]) -> None:
         finished[run.key] = keep_results(run, measured)
         results["runs"] = [finished[each.key] for each in planned if each.key in finished]
         results["summary"] = summarize(results["runs"])
         # What is complete stays until this is.
-        if not earlier.get("costs") and list_commands(earlier) <= list_commands(results):
+        has_all_runs = runs.list_commands(earlier) <= runs.list_commands(results)
+        if has_all_runs and (results["costs"] or not earlier.get("costs")):
             write_json(results_file, results)
 
     waiting = [run for run in planned if run.key not in finished]
-    print(f"{len(planned)} runs, {len(finished)} of them finished.", flush=True)
+    known = f", {num_known} in {results_file} alone (`--overwrite True` runs them again)" if num_known else ""
+    print(f"{len(planned)} runs, {len(finished)} of them finished{known}.", flush=True)
     if arguments.minutes is not None:
         # A run that fails leaves the list as it is.
-        list_remaining(remaining_file, waiting, arguments.num_cost_rounds > 0)
+        runs.list_remaining(remaining_file, waiting, arguments.num_cost_rounds > 0)
     deadline = time.monotonic() + 60 * (arguments.minutes or math.inf)
-    execute_runs(waiting, arguments.num_parallel, keep, deadline)
+    runs.execute_runs(waiting, arguments.num_parallel, keep, deadline)
     costs_remain = arguments.num_cost_rounds > 0 and time.monotonic() > deadline
-    end_slice(remaining_file, [run for run in planned if run.key not in finished], costs_remain)
+    runs.end_slice(remaining_file, [run for run in planned if run.key not in finished], costs_remain)
     results["runs"] = [finished[each.key] for each in planned]
     results["summary"] = summarize(results["runs"])
     if arguments.num_cost_rounds > 0:
         print("Measuring the costs.", flush=True)
         setting = CostSetting(arguments.cost_batch_size, arguments.device)
-        with handle_signals(end_on_signal):
+        with runs.handle_signals(runs.end_on_signal):
             results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
     write_json(results_file, results)
     print(f"\n{make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")

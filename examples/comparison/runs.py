@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from examples.comparison.plan import Run
+from examples.comparison.plan import Run, RunKey
 from examples.errors import InputError
 from examples.sharing import join_command, redact
 from examples.training.checkpoints import read_json
@@ -32,6 +32,11 @@ ENDED = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
 
 def copy_of_recipe(run: Run) -> Path:
     return run.folder.parent / f"{run.folder.name}.yaml"
+
+
+def read_text_of_recipe(path: str) -> str:
+    """A recipe as it is kept beside what was made of it: word by word, without secrets."""
+    return redact(Path(path).read_text(encoding="utf-8"))
 
 
 def is_finished(run: Run) -> bool:
@@ -54,9 +59,7 @@ def read_run(run: Run) -> dict[str, Any]:
             "Remove it or name another `--output_dir`."
         )
     copy = copy_of_recipe(run)
-    if not copy.exists() or copy.read_text(encoding="utf-8") != redact(
-        Path(run.key.recipe).read_text(encoding="utf-8")
-    ):
+    if not copy.exists() or copy.read_text(encoding="utf-8") != read_text_of_recipe(run.key.recipe):
         raise InputError(
             f"{run.folder} holds the results of {run.key.recipe!r} as it was before a change. Remove it or name "
             "another `--output_dir`."
@@ -69,7 +72,8 @@ def read_comparison(results_file: Path, planned: list[Run], overwrite: bool) -> 
     Read the results file of an earlier call; empty if there is none.
 
     Raises:
-        InputError: if it holds what this comparison would not write again, and may not be overwritten.
+        InputError: if it holds what this comparison would not write again, or runs of a recipe that has changed,
+            and may not be overwritten.
     """
     if overwrite or not results_file.exists():
         return {}
@@ -80,7 +84,20 @@ def read_comparison(results_file: Path, planned: list[Run], overwrite: bool) -> 
         raise InputError(
             f"{results_file} holds {reason}, which would be lost. Name another `--results`, or say `--overwrite True`."
         )
+    for path in sorted({run.key.recipe for run in planned} & earlier.get("recipes", {}).keys()):
+        if earlier["recipes"][path] != read_text_of_recipe(path):
+            raise InputError(
+                f"{results_file} holds the results of {path!r} as it was before a change. Name another `--results` "
+                "and another `--output_dir`."
+            )
     return earlier
+
+
+def find_known_runs(earlier: dict[str, Any], planned: list[Run]) -> dict[RunKey, dict[str, Any]]:
+    """The planned runs that a results file has, made with recipes that it keeps; their folders may be elsewhere."""
+    known = {run["command"]: run for run in earlier.get("runs", [])}
+    commands = {run.key: join_command(run.command) for run in planned if run.key.recipe in earlier.get("recipes", {})}
+    return {key: known[command] for key, command in commands.items() if command in known}
 
 
 def list_commands(results: dict[str, Any]) -> set[str]:
@@ -108,7 +125,7 @@ def end_slice(file: Path, runs: list[Run], costs_remain: bool) -> None:
 def start_run(run: Run, num_threads: int) -> subprocess.Popen:
     """Start a run in a process group of its own, with its output in its log."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    write_text(copy_of_recipe(run), redact(Path(run.key.recipe).read_text(encoding="utf-8")))
+    write_text(copy_of_recipe(run), read_text_of_recipe(run.key.recipe))
     # The run finds the scripts where they were found here, which need not be the working directory.
     path = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     with run.log.open("w", encoding="utf-8") as log:

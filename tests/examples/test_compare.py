@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -104,20 +105,53 @@ def test_comparison_runs_resumes_and_writes_json_and_prints_the_table(recipe, tm
 
     # A second call finds all but the one that is missing; a stopped one is run again.
     (tmp_path / "runs" / "tiny" / "set_transformer-seed_1" / "results.json").unlink()
+    del results["runs"][2]
+    results_file.write_text(json.dumps(results))
     main([*command, "--num_cost_rounds", "0"])
     assert capfd.readouterr().out.count("; log: ") == 1
     again = json.loads(results_file.read_text())
-    assert [run["accuracy"] for run in again["runs"]] == [run["accuracy"] for run in results["runs"]]
+    assert [run["label"] for run in again["runs"]] == ["set_transformer", ABLATED] * 2
+    assert [run["accuracy"] for run in again["runs"] if run != again["runs"][2]] == [
+        run["accuracy"] for run in results["runs"]
+    ]
+    assert again["costs"] == results["costs"], "they stay until they are measured again"
 
     with pytest.raises(InputError, match=r"(?s)the run of another command.*--overwrite"):
         main([*command, "--learning_rate", "0.5"])
 
 
 def test_results_of_a_changed_recipe_are_not_taken_for_its_own(recipe, tmp_path, forked_runs):
-    main([str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs")])
+    command = [str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs")]
+    main(command)
     recipe.write_text(recipe.read_text() + "learning_rate: 0.5\n")
-    with pytest.raises(InputError, match=r"as it was before a change.*--output_dir"):
-        main([str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs")])
+    for flags, place in ([], "comparison.json"), (["--overwrite", "True"], "ait-seed_0"):
+        with pytest.raises(InputError, match=f"{place} holds the results of .* as it was before a change.*--output_dir"):
+            main([*command, *flags])
+
+
+def test_results_file_stands_for_the_folders_of_its_runs(recipe, tmp_path, capfd, forked_runs):
+    """Another seed is added on another machine, where the runs before are not."""
+    results_file = tmp_path / "results.json"
+    runs, command = tmp_path / "runs", [str(recipe), *ONE_RUN, "--results", str(results_file)]
+    main([*command, "--output_dir", str(runs)])
+    first = json.loads(results_file.read_text())
+    assert first["recipes"] == {str(recipe): recipe.read_text()}
+    shutil.rmtree(runs)
+    capfd.readouterr()
+    main([*command, "--output_dir", str(runs), "--seeds", "0", "1"])
+    printed = capfd.readouterr().out
+    assert f"2 runs, 1 of them finished, 1 in {results_file} alone" in printed and printed.count("; log: ") == 1
+    both = json.loads(results_file.read_text())
+    assert both["runs"][0] == first["runs"][0] and both["runs"][1]["seed"] == 1 and both["seeds"] == [0, 1]
+
+    # What was not made with this recipe, or may have been made with another, is not taken.
+    recipe.write_text(recipe.read_text() + "learning_rate: 0.5\n")
+    with pytest.raises(InputError, match=r"results.json holds the results of .* as it was before a change"):
+        main([*command, "--output_dir", str(runs), "--seeds", "0", "1"])
+    shutil.rmtree(runs)
+    results_file.write_text(json.dumps({name: value for name, value in both.items() if name != "recipes"}))
+    main([*command, "--output_dir", str(runs), "--seeds", "0", "1"])
+    assert capfd.readouterr().out.count("; log: ") == 2
 
 
 def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, monkeypatch):
@@ -136,6 +170,8 @@ def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, m
 
     # A comparison with one more seed replaces it, when it is complete.
     content = json.loads(results_file.read_text()) | {"costs": {"measured": {}}}
+    # As written before it kept the recipes: its costs may be those of another.
+    del content["recipes"]
     results_file.write_text(json.dumps(content))
 
     calls = []
