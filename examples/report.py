@@ -88,18 +88,18 @@ def find_chance(groups: dict[str, "Runs"], title: str) -> float:
 def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
     """Draw the plot of the headline, one for each file of comparisons, and those of benchmarks, into a folder."""
     from examples.benchmarking.charts import draw_benchmark
-    from examples.comparison.headline import HEADLINE
+    from examples.comparison.headline import HEADLINE, find_headline
     from examples.comparison.plots import draw_accuracies
     from examples.comparison.sections import describe_recipe, iterate_comparisons
 
-    headline = {}
+    headline = {
+        title: ({label: groups[label] for label in HEADLINE if label in groups}, find_chance(groups, title))
+        for title, (_, _, groups) in find_headline(results).items()
+    }
     by_file: dict[str, dict] = {}
     for name, path, groups in iterate_comparisons(results):
         title, _, _ = describe_recipe(path, groups)
-        chance = find_chance(groups, title)
-        by_file.setdefault(name, {})[title] = (groups, chance)
-        if {"ait", "ait_no_workspace"} <= groups.keys():
-            headline[title] = ({label: groups[label] for label in HEADLINE if label in groups}, chance)
+        by_file.setdefault(name, {})[title] = (groups, find_chance(groups, title))
     draw_accuracies(headline, folder / "headline")
     for name, panels in by_file.items():
         draw_accuracies(panels, folder / name)
@@ -129,9 +129,6 @@ def make_report() -> str:
     lines += write_headline(results)
     lines += ["![Accuracy of every run](examples/results/headline.svg)", ""]
     lines += [
-        "But for digits these models are small (0.1 to 0.3 M parameters) and trained for 1 or 2 epochs: they say how "
-        "they compare early and at this size, and neither confirm nor refute the published tables.",
-        "",
         "Made by `python -m examples.report` from the JSON files under `examples/results/`, which also hold every "
         "run's own command, losses and evaluations. Do not edit.",
         "",

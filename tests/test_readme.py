@@ -7,10 +7,17 @@ import shutil
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import transformers
+
+from examples.baselines.build import build_architecture
+from examples.benchmarking.shapes import SHAPES
+from examples.comparison.sections import count_epochs
+from examples.training.cost import INFERENCE, CostSetting, count_flops
+from modeling_ait import AiTConfig
 
 
 REPOSITORY = Path(__file__).parents[1]
@@ -84,17 +91,32 @@ def test_readme_flags_of_the_scripts_exist():
 
 
 def test_results_of_the_readme_are_those_of_the_files():
-    rows = {"CIFAR-10": ("cifar10", "cifar10_cpu"), "Triangle, matched": ("triangle", "triangle_matched_cpu")}
+    rows = {"CIFAR-10": ("cifar10", "cifar10_cpu")}
     rows["Sort-of-CLEVR, relational questions"] = ("sort_of_clevr", "sort_of_clevr_cpu")
+    rows["Triangle, matched"] = ("triangle_matched_ten_epochs", "triangle_matched_strong")
     for title, (name, recipe) in rows.items():
         runs = json.loads((REPOSITORY / "examples" / "results" / f"{name}.json").read_text(encoding="utf-8"))["runs"]
-        cells = []
-        for label in ("ait", "ait_no_workspace"):
-            values = [
-                100 * run["accuracy"] for run in runs if (Path(run["recipe"]).stem, run["label"]) == (recipe, label)
-            ]
+        runs = [run for run in runs if Path(run["recipe"]).stem == recipe]
+        cells = [title, f"{next(run['num_parameters'] for run in runs if run['label'] == 'ait'):,}"]
+        cells.append(f"{count_epochs(runs[0]['recipe'], {'ait': runs}):g}")
+        for label in ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp"):
+            values = [100 * run["accuracy"] for run in runs if run["label"] == label]
+            assert len(values) == 3
             cells.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
-        assert f"| {title} | {cells[0]} | {cells[1]} |" in README
+        assert f"| {' | '.join(cells)} |" in README
+
+
+def test_share_of_the_retrieval_in_the_readme_is_that_of_the_products():
+    (listed,) = re.findall(r"makes inference ([\d, and]+) % dearer", README)
+    shares = []
+    for name in ("width_64", "width_64_wide_memory", "width_128"):
+        config = AiTConfig(**SHAPES[name].make_fields())
+        with_it, without = (
+            count_flops(partial(build_architecture, architecture, config), INFERENCE, CostSetting(16))
+            for architecture in ("ait", "ait_no_workspace")
+        )
+        shares.append(str(round(100 * (with_it / without - 1))))
+    assert re.findall(r"\d+", listed) == shares
 
 
 def test_trainings_to_the_end_in_the_readme_are_those_of_the_files():

@@ -125,7 +125,9 @@ def test_results_of_a_changed_recipe_are_not_taken_for_its_own(recipe, tmp_path,
     main(command)
     recipe.write_text(recipe.read_text() + "learning_rate: 0.5\n")
     for flags, place in ([], "comparison.json"), (["--overwrite", "True"], "ait-seed_0"):
-        with pytest.raises(InputError, match=f"{place} holds the results of .* as it was before a change.*--output_dir"):
+        with pytest.raises(
+            InputError, match=f"{place} holds the results of .* as it was before a change.*--output_dir"
+        ):
             main([*command, *flags])
 
 

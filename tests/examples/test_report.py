@@ -109,7 +109,7 @@ COST = {
     "training_peak_memory_mib": 10.0,
 }
 VARIANTS = {"triangle_matched_cpu": "matched", "triangle_cpu": "original", "sort_of_clevr_cpu": "fixed"}
-VARIANTS["sort_of_clevr_full_cpu"] = "fixed"
+VARIANTS |= {"sort_of_clevr_full_cpu": "fixed", "triangle_matched_strong": "matched"}
 
 
 def make_runs(label, accuracies, recipe="examples/recipes/triangle_matched_cpu.yaml"):
@@ -180,7 +180,7 @@ def test_report_judges_the_workspace(ours, verdict, sum_up, write_results):
     (line,) = (line for line in text.splitlines() if line.startswith("- Triangle, matched: AiT against the same with"))
     assert line.endswith(verdict)
     assert sum_up in text
-    assert text.index("| Triangle, matched | AiT | ") < text.index("| Triangle, matched | AiT without workspace | ")
+    assert text.index("| Triangle, matched | 2 | AiT | ") < text.index("| 2 | AiT without workspace | ")
     assert "python -m x" in text
     assert "Each run: a machine. Costs: a machine; torch 1." in text
 
@@ -313,8 +313,21 @@ def test_headline_has_the_time_of_each_model(write_results):
     costs = {"ait": {"training_time_ratio": 1.0}, "ait_no_workspace": {"training_time_ratio": 0.8}}
     costs = {label: {**COST, **cost} for label, cost in costs.items()}
     text = write_results(runs, costs={runs[0]["recipe"]: costs})
-    assert "| Triangle, matched | AiT | 95.50 ± 0.71 | 2 | 1,234 | 1.00 |" in text
-    assert "| Triangle, matched | AiT without workspace | 90.50 ± 0.71 | 2 | 1,234 | 0.80 |" in text
+    assert "| Triangle, matched | 2 | AiT | 95.50 ± 0.71 | 2 | 1,234 | 1.00 |" in text
+    assert "| Triangle, matched | 2 | AiT without workspace | 90.50 ± 0.71 | 2 | 1,234 | 0.80 |" in text
+    assert "These models have 0.0 to 0.0 million parameters" in text
+
+
+def test_headline_has_the_longest_training_of_each_data_set_alone(write_results):
+    runs = []
+    for recipe, num_epochs, accuracy in (("strong", 10, 0.9), ("cpu", 2, 0.7)):
+        recipe = f"examples/recipes/triangle_matched_{recipe}.yaml"
+        for label in ("ait", "ait_no_workspace"):
+            runs += [run | {"num_epochs": num_epochs} for run in make_runs(label, [accuracy] * 2, recipe)]
+    text = write_results(runs + make_runs("ait_no_workspace", [0.5], "examples/recipes/triangle_cpu.yaml"))
+    headline = text.split("## Does the memory help?")[1].split("## All models")[0]
+    assert "| Triangle, matched | 10 | AiT | 90.00 ± 0.00 |" in headline
+    assert "70.00" not in headline and "original" not in headline and headline.count("- Triangle") == 1
 
 
 @pytest.mark.parametrize(("title", "chance"), [("Triangle, matched", 50.0), ("CIFAR-10", 10.0)])
