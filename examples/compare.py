@@ -209,9 +209,11 @@ def main(argv: list[str] | None = None) -> None:
         "setting": {name: value for name, value in asdict(arguments).items() if name not in ("overwrite", "minutes")},
         "recipes": {path: runs.read_text_of_recipe(path) for path in arguments.recipes},
         "runs": [],
-        # They stay until they are measured again.
-        "costs": earlier.get("costs", {}) if "recipes" in earlier else {},
+        "costs": {},
     }
+    # They stay, with the machine that they are of, until they are measured again.
+    if "recipes" in earlier and earlier.get("costs"):
+        results |= {"costs": earlier["costs"], "cost_hardware": earlier.get("cost_hardware", earlier["hardware"])}
     finished = runs.find_known_runs(earlier, planned)
     num_known = sum(run.key in finished and not runs.is_finished(run) for run in planned)
     finished |= {run.key: keep_results(run, runs.read_run(run)) for run in planned if runs.is_finished(run)}
@@ -242,6 +244,7 @@ def main(argv: list[str] | None = None) -> None:
         setting = CostSetting(arguments.cost_batch_size, arguments.device)
         with runs.handle_signals(runs.end_on_signal):
             results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
+        results["cost_hardware"] = results["hardware"]
     write_json(results_file, results)
     print(f"\n{make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
 

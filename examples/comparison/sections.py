@@ -77,7 +77,8 @@ def write_origin(result: dict[str, Any]) -> list[str]:
     # Each run of a comparison has its own share of the machine.
     machines = dict.fromkeys(run["hardware"] for run in result["runs"]) if result["kind"] == "comparison" else {}
     if machines:
-        setting["hardware"] = "Each run: " + "; ".join(machines) + f". Costs: {result['hardware']}"
+        costs = result.get("cost_hardware", result["hardware"])
+        setting["hardware"] = "Each run: " + "; ".join(machines) + f". Costs: {costs}"
     versions = ", ".join(f"{package} {number}" for package, number in setting["versions"].items())
     lines = ["```bash", show(setting["command"]), "```", "", show(f"{setting['hardware']}; {versions}.")]
     if setting.get("note"):

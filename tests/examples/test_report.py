@@ -312,7 +312,8 @@ def test_headline_has_the_time_of_each_model(write_results):
     runs = make_runs("ait", [0.95, 0.96]) + make_runs("ait_no_workspace", [0.90, 0.91])
     costs = {"ait": {"training_time_ratio": 1.0}, "ait_no_workspace": {"training_time_ratio": 0.8}}
     costs = {label: {**COST, **cost} for label, cost in costs.items()}
-    text = write_results(runs, costs={runs[0]["recipe"]: costs})
+    text = write_results(runs, costs={runs[0]["recipe"]: costs}, cost_hardware="another machine")
+    assert "Each run: a machine. Costs: another machine;" in text
     assert "| Triangle, matched | 2 | AiT | 95.50 ± 0.71 | 2 | 1,234 | 1.00 |" in text
     assert "| Triangle, matched | 2 | AiT without workspace | 90.50 ± 0.71 | 2 | 1,234 | 0.80 |" in text
     assert "These models have 0.0 to 0.0 million parameters" in text
