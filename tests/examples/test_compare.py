@@ -152,13 +152,16 @@ def test_results_file_stands_for_the_folders_of_its_runs(recipe, tmp_path, capfd
     recipe.write_text(recipe.read_text() + "learning_rate: 0.5\n")
     with pytest.raises(InputError, match=r"results.json holds the results of .* as it was before a change"):
         main([*command, "--output_dir", str(runs), "--seeds", "0", "1"])
-    shutil.rmtree(runs)
-    results_file.write_text(json.dumps({name: value for name, value in both.items() if name != "recipes"}))
-    main([*command, "--output_dir", str(runs), "--seeds", "0", "1"])
-    assert capfd.readouterr().out.count("; log: ") == 2
+    recipes = {str(recipe): read_recipe(str(recipe))}
+    (run,) = plan_runs(
+        list_settings(recipes, []), recipes, find_benchmarks(recipes), list_variants(["ait"], []), [0], str(runs), []
+    )
+    known = {"runs": first["runs"], "recipes": first["recipes"]}
+    assert runs_module.find_known_runs(known, [run]) == {run.key: first["runs"][0]}
+    assert runs_module.find_known_runs({"runs": first["runs"]}, [run]) == {}
 
 
-def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, monkeypatch):
+def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, monkeypatch, forked_runs):
     results_file = tmp_path / "results.json"
     command = [str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs"), "--results", str(results_file)]
     for content in ("mine", "[]", '{"kind": "training"}'):
