@@ -214,9 +214,8 @@ def main(argv: list[str] | None = None) -> None:
     # They stay, with the machine that they are of, until they are measured again.
     if "recipes" in earlier and earlier.get("costs"):
         results |= {"costs": earlier["costs"], "cost_hardware": earlier.get("cost_hardware", earlier["hardware"])}
-    finished = runs.find_known_runs(earlier, planned)
-    num_known = sum(run.key in finished and not runs.is_finished(run) for run in planned)
-    finished |= {run.key: keep_results(run, runs.read_run(run)) for run in planned if runs.is_finished(run)}
+    in_folders = {run.key: keep_results(run, runs.read_run(run)) for run in planned if runs.is_finished(run)}
+    finished = runs.find_known_runs(earlier, planned) | in_folders
 
     def keep(run: "Run", measured: dict[str, Any]) -> None:
         finished[run.key] = keep_results(run, measured)
@@ -228,6 +227,7 @@ def main(argv: list[str] | None = None) -> None:
             write_json(results_file, results)
 
     waiting = [run for run in planned if run.key not in finished]
+    num_known = len(finished) - len(in_folders)
     known = f", {num_known} in {results_file} alone (`--overwrite True` runs them again)" if num_known else ""
     print(f"{len(planned)} runs, {len(finished)} of them finished{known}.", flush=True)
     if arguments.minutes is not None:

@@ -1,7 +1,6 @@
 """What `RESULTS.md` begins with: what was trained to the end, and whether the memory helps."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from examples.comparison.plots import NAMES
 from examples.comparison.sections import (
@@ -26,23 +25,16 @@ def name_model(label: str) -> str:
     return NAMES.get(label, label).replace("\n", " ")
 
 
-class Compared(NamedTuple):
-    """An AiT beside the same without its workspace: the results file, the recipe, and the runs by label."""
-
-    name: str
-    path: str
-    groups: dict[str, Runs]
-
-
-def find_headline(results: Results) -> dict[str, Compared]:
+def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]]]:
     """By title of the data, the comparison with and without the workspace that trained for the most epochs."""
-    found: dict[str, Compared] = {}
-    for compared in map(Compared._make, iterate_comparisons(results)):
-        if {"ait", "ait_no_workspace"} <= compared.groups.keys():
-            title, _, _ = describe_recipe(compared.path, compared.groups)
-            longest = found.setdefault(title, compared)
-            if count_epochs(*compared[1:]) > count_epochs(*longest[1:]):
-                found[title] = compared
+    found: dict[str, tuple[str, str, dict[str, Runs]]] = {}
+    longest: dict[str, float] = {}
+    for name, path, groups in iterate_comparisons(results):
+        if {"ait", "ait_no_workspace"} <= groups.keys():
+            title, _, _ = describe_recipe(path, groups)
+            num_epochs = count_epochs(path, groups)
+            if title not in found or num_epochs > longest[title]:
+                found[title], longest[title] = (name, path, groups), num_epochs
     return found
 
 

@@ -95,9 +95,9 @@ def read_comparison(results_file: Path, planned: list[Run], overwrite: bool) -> 
 
 def find_known_runs(earlier: dict[str, Any], planned: list[Run]) -> dict[RunKey, dict[str, Any]]:
     """The planned runs that a results file has, made with recipes that it keeps; their folders may be elsewhere."""
-    known = {run["command"]: run for run in earlier.get("runs", [])}
-    commands = {run.key: join_command(run.command) for run in planned if run.key.recipe in earlier.get("recipes", {})}
-    return {key: known[command] for key, command in commands.items() if command in known}
+    recipes = earlier.get("recipes", {})
+    known = {run["command"]: run for run in earlier.get("runs", []) if run["recipe"] in recipes}
+    return {run.key: known[command] for run in planned if (command := join_command(run.command)) in known}
 
 
 def list_commands(results: dict[str, Any]) -> set[str]:
