@@ -154,6 +154,10 @@ class AiTConfig(AiTSavedConfig):
         stem_channels (`list[int]`, *optional*):
             Channels of these convolutions but the last, which has `hidden_size`; one fewer than `stem_strides`. By
             default each has half of those of the next, and at least 8.
+        attention_layers (`list[int]`, *optional*):
+            The layers with self-attention, counted from 0 and in ascending order, for instance `[1, 3]`; `None` is all
+            of them, `[]` none. A layer without it has its workspace and its MLP, which look at each token on its own
+            unless the memory is written: the paper's claim that a memory saves attention layers can be measured so.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -213,6 +217,7 @@ class AiTConfig(AiTSavedConfig):
     num_register_tokens: int = 0
     stem_strides: list[int] | None = None
     stem_channels: list[int] | None = None
+    attention_layers: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any):
         for name in ("id2label", "label2id"):
@@ -237,7 +242,8 @@ class AiTConfig(AiTSavedConfig):
     def estimate_parameters(self) -> int:
         """Number of parameters and memory values to within a few percent, without building anything."""
         width, inner = self.hidden_size, self.num_memory_heads * self.memory_slot_size
-        layer = 4 * width**2 + 2 * width * self.intermediate_size
+        num_attention_layers = self.num_hidden_layers if self.attention_layers is None else len(self.attention_layers)
+        layer = 2 * width * self.intermediate_size
         if self.num_memory_slots > 0:
             layer += 2 * width * inner + (2 * inner + width + self.num_memory_slots) * self.memory_slot_size
         pixels = math.prod(self.patch_shape) * self.num_channels
@@ -245,7 +251,8 @@ class AiTConfig(AiTSavedConfig):
         num_tokens += self.num_register_tokens
         positions = num_tokens * width if self.position_embedding_type == "learned" else 0
         classifier = (num_tokens if self.pooling == "flatten" else 1) * width * (self.num_labels or 0)
-        return self.num_hidden_layers * layer + pixels * width + positions + classifier
+        layers = self.num_hidden_layers * layer + num_attention_layers * 4 * width**2
+        return layers + pixels * width + positions + classifier
 
     def _require(self, is_valid: bool, name: str, allowed: str) -> None:
         """Raise a `ValueError` that names the field, its value and what is allowed, unless it is valid."""
@@ -301,6 +308,12 @@ class AiTConfig(AiTSavedConfig):
             self.problem_type is None or self.problem_type in PROBLEM_TYPES,
             "problem_type",
             f"None or one of {PROBLEM_TYPES}",
+        )
+        layers = self.attention_layers
+        self._require(
+            layers is None or (layers == sorted(set(layers)) and set(layers) <= set(range(self.num_hidden_layers))),
+            "attention_layers",
+            f"None, or indices of the {self.num_hidden_layers} layers from 0 on in ascending order",
         )
         self._require(self.hidden_act in ACT2FN, "hidden_act", f"one of {sorted(ACT2FN)}")
 

@@ -45,15 +45,17 @@ class AiTOutputLayerNorm(nn.LayerNorm):
 
 class AiTLayer(GradientCheckpointingLayer):
     """
-    One block: self-attention, MLP, and the workspace between the MLP and its residual.
+    One block: self-attention if it has any, MLP, and the workspace between the MLP and its residual.
 
     It takes the memory and returns a new one. It changes no buffer, so that activation checkpointing can run it twice.
     """
 
-    def __init__(self, config: AiTConfig):
+    def __init__(self, config: AiTConfig, has_attention: bool = True):
         super().__init__()
-        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = AiTAttention(config)
+        self.attention = None
+        if has_attention:
+            self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.attention = AiTAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = AiTMLP(config)
         self.use_vit_norms = config.use_vit_norms
@@ -75,8 +77,9 @@ class AiTLayer(GradientCheckpointingLayer):
         synchronize: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), num_questions, **kwargs)
-        hidden_states = hidden_states + self.dropout(attended)
+        if self.attention is not None:
+            attended, _ = self.attention(self.layernorm_before(hidden_states), num_questions, **kwargs)
+            hidden_states = hidden_states + self.dropout(attended)
 
         mlp_output = self.mlp(self.layernorm_after(hidden_states))  # (batch_size, num_tokens, hidden_size)
         tokens = self.layernorm_output(mlp_output)
@@ -173,7 +176,9 @@ class AiTModel(AiTPreTrainedModel):
     def __init__(self, config: AiTConfig):
         super().__init__(config)
         self.embeddings = AiTEmbeddings(config)
-        self.layers = nn.ModuleList([AiTLayer(config) for _ in range(config.num_hidden_layers)])
+        all_layers = range(config.num_hidden_layers)
+        attention_layers = all_layers if config.attention_layers is None else config.attention_layers
+        self.layers = nn.ModuleList([AiTLayer(config, index in attention_layers) for index in all_layers])
         self.pooled_size = config.hidden_size * (self.embeddings.num_tokens if config.pooling == "flatten" else 1)
         self.layernorm = nn.LayerNorm(self.pooled_size, eps=config.layer_norm_eps)
         self.memory = AiTMemory(config)

@@ -145,9 +145,10 @@ def run_reference(weights, config, images, update_memory, questions=None):
         prefix = f"ait.layers.{layer}."
         mlp_outputs, residuals = [], []
         for index, tokens in enumerate(samples):
-            normed = [norm(token, prefix + "layernorm_before") for token in tokens]
-            attended = self_attention(weights, prefix + "attention.", normed, config["num_attention_heads"])
-            samples[index] = [token + change for token, change in zip(tokens, attended)]
+            if config["attention_layers"] is None or layer in config["attention_layers"]:
+                normed = [norm(token, prefix + "layernorm_before") for token in tokens]
+                attended = self_attention(weights, prefix + "attention.", normed, config["num_attention_heads"])
+                samples[index] = [token + change for token, change in zip(tokens, attended)]
             outputs, plain = [], []
             for token in samples[index]:
                 hidden = weights[prefix + "mlp.fc1.weight"] @ norm(token, prefix + "layernorm_after")

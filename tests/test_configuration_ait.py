@@ -70,6 +70,10 @@ FLOATS = (
         ("output_norm_init", float("nan"), "finite"),
         ("stem_strides", [2, 2, 2], "product is both sides of `patch_size` (16)"),
         ("stem_channels", [8], "each of `stem_strides` (None) but the last"),
+        ("attention_layers", [12], "indices of the 12 layers"),
+        ("attention_layers", [-1], "from 0 on"),
+        ("attention_layers", [3, 1], "ascending order"),
+        ("attention_layers", [1, 1], "ascending order"),
     ],
 )
 def test_config_refuses_impossible_value(field, value, allowed):
@@ -100,6 +104,7 @@ def test_config_refuses_channels_that_do_not_fit_the_stem(channels):
         ("bottleneck_size", 2.5, "int | None"),
         ("update_memory", "no", "bool"),
         ("stem_strides", [2.5], r"list\[int\] | None"),
+        ("attention_layers", 2, r"list\[int\] | None"),
     ],
 )
 def test_config_refuses_wrong_type(field, value, expected):
@@ -128,6 +133,8 @@ def test_config_refuses_a_memory_that_would_always_be_zero():
         {"bottleneck_size": None},
         {"question_size": 1},
         {"num_register_tokens": 0},
+        {"attention_layers": []},
+        {"attention_layers": [0, 11]},
         {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0, "memory_dropout_prob": 0.0},
         {"balance_loss_coef": 0.0},
         {"layer_norm_eps": 1e-12},
@@ -183,6 +190,7 @@ def test_config_defaults_are_pinned():
         "num_register_tokens": 0,
         "stem_strides": None,
         "stem_channels": None,
+        "attention_layers": None,
     }
     assert config.model_type == "ait"
     assert config.keys_to_ignore_at_inference == [
@@ -286,7 +294,11 @@ def test_configuration_of_a_huge_model_warns(make_config, monkeypatch, field):
     assert "GiB in float32 (from 32 GiB on" in messages[0]
 
 
-@pytest.mark.parametrize("fields", [{}, {"num_memory_slots": 0}, {"pooling": "flatten"}, {"num_labels": 1000}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"num_memory_slots": 0}, {"pooling": "flatten"}, {"num_labels": 1000}, {"attention_layers": [1]}],
+    ids=str,
+)
 def test_estimate_of_the_parameters_is_close(fields):
     config = AiTConfig.from_size("small", **fields)
     with torch.device("meta"):

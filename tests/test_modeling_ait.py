@@ -266,6 +266,33 @@ def test_energies_are_those_of_the_tokens_before_and_after_with_the_model_s_beta
     torch.testing.assert_close(energies[1], modeling_ait.compute_energy(after, patterns, 2.5))
 
 
+# Layers without self-attention
+
+
+def test_a_layer_without_attention_has_no_weights_for_it_and_returns_none(make_model, make_images):
+    model = make_model(attention_layers=[1])
+    model.set_attn_implementation("eager")
+    names = {name.split(".")[3] for name, _ in model.named_parameters() if name.startswith("ait.layers.0.")}
+    assert names == {"layernorm_after", "mlp", "layernorm_output", "workspace"}
+    outputs = model(make_images(), output_attentions=True, output_hidden_states=True, output_workspace=True)
+    assert len(outputs.attentions) == 1
+    assert (len(outputs.hidden_states), len(outputs.retrieval_attentions)) == (3, 2)
+
+
+@pytest.mark.parametrize("update_memory", [False, True])
+def test_without_attention_only_a_write_moves_anything_between_tokens(make_model, make_images, update_memory):
+    model = make_model(AiTModel, attention_layers=[], bottleneck_size=None).eval()
+    images = make_images()
+    changed = images.clone()
+    changed[:, :, :4, :4] += 1  # the first patch
+    memories = model.get_memories()
+    before = model(images, update_memory=update_memory).last_hidden_state
+    model.set_memories(memories)
+    after = model(changed, update_memory=update_memory).last_hidden_state
+    assert not torch.equal(after[:, 0], before[:, 0])
+    assert torch.equal(after[:, 1:], before[:, 1:]) is not update_memory
+
+
 # Number formats
 
 

@@ -17,6 +17,8 @@ VARIANTS = {
     "bottleneck wider than the batch": {"bottleneck_size": 100},
     "three retrieval steps, cold": {"num_retrieval_steps": 3, "hopfield_beta": 2.5},
     "fast memory": {"memory_update_rate": 0.7},
+    "attention in the second layer": {"attention_layers": [1]},
+    "no attention": {"attention_layers": []},
     "norms and biases of a ViT": {
         "use_vit_norms": True,
         "pooling": "cls",

@@ -3,6 +3,9 @@
 from typing import Any
 
 
+# Counted from 0. With fewer layers of attention than four, the first has an MLP before it and each has one behind it.
+ATTENTION_LAYERS = {"no_attention": [], "one_attention_layer": [1], "two_attention_layers": [1, 3]}
+
 # Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_balance_loss": {"model_config": {"balance_loss_coef": 0.0}},
@@ -18,5 +21,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "flatten_pooling": {"model_config": {"pooling": "flatten"}},
     "cls_pooling": {"model_config": {"pooling": "cls"}},
     **{f"beta_{beta:g}": {"model_config": {"hopfield_beta": beta}} for beta in (0.1, 0.5, 2.0, 5.0)},
+    **{name: {"model_config": {"attention_layers": layers}} for name, layers in ATTENTION_LAYERS.items()},
+    **{
+        f"{name}_without_memory": {"model_config": {"attention_layers": layers, "num_memory_slots": 0}}
+        for name, layers in ATTENTION_LAYERS.items()
+    },
     **{f"slots_{slots}": {"model_config": {"num_memory_slots": slots}} for slots in (8, 16, 64, 128)},
 }
