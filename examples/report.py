@@ -110,7 +110,7 @@ def draw_plots(results: dict[str, dict[str, Any]], folder: Path) -> None:
 
 def make_report() -> str:
     """The whole of `RESULTS.md`."""
-    from examples.comparison.headline import write_headline, write_trained
+    from examples.comparison.headline import write_attention_layers, write_headline, write_trained
     from examples.comparison.sections import (
         iterate_comparisons,
         write_choices,
@@ -128,6 +128,9 @@ def make_report() -> str:
     lines += ["## Does the memory help?", "", "AiT against the same model without its workspace:", ""]
     lines += write_headline(results)
     lines += ["![Accuracy of every run](examples/results/headline.svg)", ""]
+    by_layers = write_attention_layers(results)
+    if by_layers:
+        lines += ["Accuracy against the number of layers that have self-attention:", "", *by_layers]
     lines += [
         "Made by `python -m examples.report` from the JSON files under `examples/results/`, which also hold every "
         "run's own command, losses and evaluations. Do not edit.",

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from examples.comparison.plots import NAMES
+from examples.comparison.costs import describe_cost
+from examples.comparison.plots import name_model
 from examples.comparison.sections import (
     GROUP,
     RELATIONAL_TYPES,
@@ -16,13 +17,29 @@ from examples.comparison.statistics import Runs, describe, judge_difference, sco
 
 # From this many epochs on a training counts as one to the end; the shorter ones compare models early.
 EPOCHS_TO_THE_END = 40
-# The AiT, and what it is compared with: the same without its workspace, and that with as many parameters.
-HEADLINE = ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp")
+# What the AiT is compared with: the same without its workspace, that with as many parameters, and what else was run.
+WITHOUT = ("ait_no_workspace", "ait_no_workspace_wide_mlp")
+OTHERS = (
+    "ait, fixed memory",
+    "ait, detached write",
+    "coordination",
+    "set_transformer",
+    "perceiver",
+    "relation_network",
+)
+HEADLINE = ("ait", *WITHOUT, *OTHERS)
+# By the layers that have self-attention: the AiT, and the same without its workspace.
+ATTENTION_LAYERS = {
+    "none": ("ait, no attention", "ait, no attention without memory"),
+    "one": ("ait, one attention layer", "ait, one attention layer without memory"),
+    "two": ("ait, two attention layers", "ait, two attention layers without memory"),
+    "all": ("ait", "ait_no_workspace"),
+}
 
 
-def name_model(label: str) -> str:
-    """The name of a model in one line; an ablation goes by its label."""
-    return NAMES.get(label, label).replace("\n", " ")
+def name_in_line(label: str) -> str:
+    """The name of a model without line breaks."""
+    return name_model(label).replace("\n", " ")
 
 
 def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]]]:
@@ -39,33 +56,37 @@ def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]
 
 
 def write_headline(results: Results) -> list[str]:
-    """AiT against the same without its workspace, at fewer and at equal parameters; each verdict once."""
+    """AiT against the same without its workspace, at fewer and at equal parameters, and others; each verdict once."""
     lines = [
-        "| data | epochs | model | accuracy, % | seeds | parameters | time of a training step |",
-        "|---|---|---|---|---|---|---|",
+        "| data | epochs | model | accuracy, % | seeds | parameters | MFLOPs, training / inference | time of "
+        "a training step |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     verdicts, sizes = [], []
+    about_workspace = []
     for title, (name, path, groups) in find_headline(results).items():
         costs = results[name]["costs"].get(path, {})
         for label in HEADLINE:
             if label in groups:
                 values, cost = [score(run) for run in groups[label]], costs.get(label)
                 sizes.append(groups[label][0]["num_parameters"])
-                cells = [title, f"{count_epochs(path, groups):g}", name_model(label), describe(values)]
-                cells += [str(len(values)), f"{sizes[-1]:,}"]
+                cells = [title, f"{count_epochs(path, groups):g}", name_in_line(label), describe(values)]
+                cells += [str(len(values)), f"{sizes[-1]:,}", describe_cost(cost, missing="not measured")[0]]
                 cells.append("not measured" if cost is None else f"{cost['training_time_ratio']:.2f}")
                 lines.append(f"| {' | '.join(cells)} |")
         for other in HEADLINE[1:]:
             if other in groups:
                 ours, others = ([score(run) for run in groups[label]] for label in ("ait", other))
                 difference, verdict = judge_difference(ours, others)
-                against = name_model(other).replace("AiT ", "the same ")
+                against = name_in_line(other).replace("AiT", "the same")
                 verdicts.append(f"- {title}: AiT against {against}: {difference}, {verdict}.")
+                if other in WITHOUT:
+                    about_workspace.append(verdicts[-1])
     lines += [
         "",
         "Accuracy: mean ± standard deviation over seeds. Time: the AiT is 1.00. Verdicts are at p < 0.05 (Welch).",
     ]
-    lines += ["", *verdicts, "", sum_up(verdicts), ""]
+    lines += ["", *verdicts, "", sum_up(about_workspace), ""]
     if sizes:
         lines.append(
             f"These models have {min(sizes) / 1e6:.1f} to {max(sizes) / 1e6:.1f} million parameters and were trained "
@@ -91,11 +112,31 @@ def write_trained(results: Results) -> list[str]:
             accuracy = describe([score(run) for run in runs])
             for group in (GROUP, *RELATIONAL_TYPES) if "accuracy_by_group" in runs[0] else ():
                 accuracy += f"; {group} {describe([score(run, group) for run in runs])}"
-            cells = [title, f"`{Path(path).stem}`", name_model(label), accuracy, str(len(runs))]
+            cells = [title, f"`{Path(path).stem}`", name_in_line(label), accuracy, str(len(runs))]
             cells += [f"{runs[0]['num_parameters']:,}", f"{num_epochs:g}"]
             cells.append("" if model is None else f"{published[model]:.2f} ({model})")
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def write_attention_layers(results: Results) -> list[str]:
+    """Accuracy by the number of layers with self-attention, with and without the workspace, where it was measured."""
+    lines = [
+        "| data | epochs | layers with attention | AiT | seeds | AiT without workspace | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for _, path, groups in iterate_comparisons(results):
+        if all(label not in groups for label in ATTENTION_LAYERS["none"] + ATTENTION_LAYERS["two"]):
+            continue
+        title, _, _ = describe_recipe(path, groups)
+        for number, labels in ATTENTION_LAYERS.items():
+            if any(label in groups for label in labels):
+                cells = [title, f"{count_epochs(path, groups):g}", number]
+                for label in labels:
+                    values = [score(run) for run in groups.get(label, [])]
+                    cells += [describe(values) if values else "not run", str(len(values))]
+                lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""] if len(lines) > 2 else []
 
 
 def sum_up(verdicts: list[str]) -> str:

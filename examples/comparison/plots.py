@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from examples.comparison.statistics import Runs, score
+from examples.comparison.statistics import Runs, find_interval, score
 from examples.sharing import show
 
 
@@ -33,7 +33,9 @@ def escape_plot(text: str) -> str:
 
 def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path) -> None:
     """
-    Draw every run and the mean of each model, one panel for each title, as PNG and SVG.
+    Draw every run, and the mean of each model with its 95 % interval, one panel for each title, as PNG and SVG.
+
+    Each panel has a scale of its own, around its runs: on one from chance to 100 % the models would look alike.
 
     Args:
         panels: Runs by label, and the accuracy of chance in percent, by title.
@@ -43,29 +45,27 @@ def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path
     labels = list(dict.fromkeys(label for groups, _ in panels.values() for label in groups))
     size = (2.8 + 2.8 * len(panels), 1.4 + 0.42 * len(labels))
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
-    values = [score(run) for groups, _ in panels.values() for runs in groups.values() for run in runs]
-    low = min([*values, *(chance for _, chance in panels.values())])
     for axis, (title, (groups, chance)) in zip(axes[0], panels.items()):
-        axis.axvline(chance, color="grey", linestyle="--", linewidth=1, label="chance")
         for row, label in enumerate(labels):
             if label in groups:
                 accuracies = [score(run) for run in groups[label]]
                 axis.plot(accuracies, [row] * len(accuracies), "o", color="tab:blue", alpha=0.5)
-                axis.plot(statistics.mean(accuracies), row, "|", color="black", markersize=14, markeredgewidth=2)
+                mean = statistics.mean(accuracies)
+                axis.plot(mean, row, "|", color="black", markersize=14, markeredgewidth=2)
+                axis.hlines(row, *find_interval(accuracies), color="black", linewidth=1)
         seeds = sorted({len(runs) for runs in groups.values()})
         axis.set_title(
             f"{escape_plot(title)}\n({' or '.join(map(str, seeds))} seed{'s' * (seeds != [1])})", fontsize=9
         )
-        axis.set_xlabel("test accuracy, %")
-        # One scale for all, so that the panels can be compared.
-        axis.set_xlim(low - 3, max(values) + 3)
+        axis.set_xlabel(f"test accuracy, % (chance: {chance:.0f})")
+        axis.margins(x=0.1)
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(labels)), [escape_plot(name_model(label)) for label in labels], fontsize=9)
     axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
     # Each panel has the same marks: those of the first row name them.
-    handles = axes[0][0].lines[:3]
-    names = ["chance", "a run", "mean of the runs"]
-    figure.legend(handles, names, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
+    handles = axes[0][0].lines[:2]
+    names = ["a run", "mean of the runs, with its 95 % interval"]
+    figure.legend(handles, names, loc="outside lower right", ncols=2, fontsize=8, frameon=False)
     for ending in ("png", "svg"):
         # Without a date and with fixed identifiers, so that the same results give the same file.
         figure.savefig(path.with_suffix(f".{ending}"), dpi=120, metadata={"Date": None} if ending == "svg" else None)

@@ -21,6 +21,15 @@ def describe(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
+def find_interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of the mean, by Student's t; of a single value, that value."""
+    mean, number = statistics.mean(values), len(values)
+    if number < 2:
+        return mean, mean
+    half = float(stats.t.ppf(0.975, number - 1)) * statistics.stdev(values) / math.sqrt(number)
+    return mean - half, mean + half
+
+
 def judge_difference(ours: list[float], others: list[float]) -> tuple[str, str]:
     """
     A difference of means with its standard error and Welch's p, and the verdict: better, worse or not significant.

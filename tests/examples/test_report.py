@@ -187,11 +187,25 @@ def test_report_judges_the_workspace(ours, verdict, sum_up, write_results):
 
 def test_report_compares_at_equal_parameters_as_well(write_results):
     runs = make_runs("ait", [0.95, 0.96, 0.97]) + make_runs("ait_no_workspace", [0.90, 0.91, 0.89])
+    runs += make_runs("ait, fixed memory", [0.80, 0.81, 0.79]) + make_runs("coordination", [0.70, 0.71, 0.69])
     text = write_results(runs + make_runs("ait_no_workspace_wide_mlp", [0.95, 0.97, 0.96]))
     assert (
         "AiT against the same without workspace, wider MLP: +0.00 ± 0.82 points (p = 1.000), not significant." in text
     )
+    # What says nothing of the workspace as a whole stands beside, and does not count in the sum.
+    assert "AiT against the same, fixed memory: +16.00 ± 0.82 points (p = 0.000), better." in text
+    assert "AiT against Coordination: +26.00 ± 0.82 points (p = 0.000), better." in text
     assert "better in 1 and worse in 0 of 2 comparisons" in text
+
+
+def test_report_counts_layers_with_attention(write_results):
+    runs = make_runs("ait", [0.95, 0.96]) + make_runs("ait_no_workspace", [0.90])
+    assert "layers with attention" not in write_results(runs)
+    runs += make_runs("ait, two attention layers", [0.94, 0.92])
+    text = write_results(runs + make_runs("ait, no attention without memory", [0.6]))
+    rows = ["| none | not run | 0 | 60.00 | 1 |", "| two | 93.00 ± 1.41 | 2 | not run | 0 |"]
+    rows.append("| all | 95.50 ± 0.71 | 2 | 90.00 | 1 |")
+    assert "\n".join(f"| Triangle, matched | 2 {row}" for row in rows) in text
 
 
 def test_help_of_the_report_writes_nothing(monkeypatch, tmp_path, capsys):
@@ -314,8 +328,8 @@ def test_headline_has_the_time_of_each_model(write_results):
     costs = {label: {**COST, **cost} for label, cost in costs.items()}
     text = write_results(runs, costs={runs[0]["recipe"]: costs}, cost_hardware="another machine")
     assert "Each run: a machine. Costs: another machine;" in text
-    assert "| Triangle, matched | 2 | AiT | 95.50 ± 0.71 | 2 | 1,234 | 1.00 |" in text
-    assert "| Triangle, matched | 2 | AiT without workspace | 90.50 ± 0.71 | 2 | 1,234 | 0.80 |" in text
+    assert "| Triangle, matched | 2 | AiT | 95.50 ± 0.71 | 2 | 1,234 | 2.0 / 1.0 | 1.00 |" in text
+    assert "| Triangle, matched | 2 | AiT without workspace | 90.50 ± 0.71 | 2 | 1,234 | 2.0 / 1.0 | 0.80 |" in text
     assert "These models have 0.0 to 0.0 million parameters" in text
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from examples.comparison.statistics import describe, judge_difference, name_setting, score, summarize
+from examples.comparison.statistics import describe, find_interval, judge_difference, name_setting, score, summarize
 
 
 def test_score_is_the_accuracy_in_percent_over_all_or_of_a_group():
@@ -17,6 +17,13 @@ def test_spread_is_the_standard_deviation_of_a_sample():
     # Squares of the deviations from 3: 4 + 1 + 1 + 4, over 4 - 1.
     assert describe([1.0, 2.0, 4.0, 5.0]) == f"3.00 ± {math.sqrt(10 / 3):.2f}"
     assert describe([1.5]) == "1.50"
+
+
+def test_interval_of_the_mean_is_students():
+    # Of three values one apart the standard deviation is 1, and of two degrees of freedom the quantile is 4.3027.
+    low, high = find_interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-4)
+    assert find_interval([5.0]) == (5.0, 5.0)
 
 
 def test_difference_has_the_standard_error_of_both_means():
