@@ -96,8 +96,18 @@ class DataArguments:
         default=None,
         metadata={"help": "Split to evaluate on. Default: 'test', else 'validation', else a held-out part."},
     )
+    hold_out: bool = field(
+        default=False,
+        metadata={
+            "help": "Evaluate on a part of the training split, the same for every seed, though there is a split to "
+            "evaluate on: for choices, such as that of a learning rate, which no test image may steer."
+        },
+    )
     eval_fraction: float = field(
-        default=0.1, metadata={"help": "Part of the training split to hold out where there is no evaluation split."}
+        default=0.1,
+        metadata={
+            "help": "Part of the training split to hold out, where there is no evaluation split or with `--hold_out`."
+        },
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on that many samples only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on that many samples only."})
@@ -163,12 +173,19 @@ class DataArguments:
             refuse_unknown_name(self.auto_augment, AUTO_AUGMENTATIONS, "automatic augmentation (`--auto_augment`)")
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
+        if self.hold_out and self.eval_split is not None:
+            raise InputError("Pass one of `--hold_out` and `--eval_split`: either says what is evaluated on.")
         if self.check_images and self.skip_bad_images:
             raise InputError(
                 "Pass one of `--check_images` and `--skip_bad_images`: one stops at bad images, one goes on."
             )
         if not self.streaming and self.shuffle_buffer_size != DataArguments.shuffle_buffer_size:
             raise InputError("`--shuffle_buffer_size` has no effect without `--streaming True`: leave it out.")
+        if self.streaming and self.hold_out:
+            raise InputError(
+                "`--hold_out` has no effect with `--streaming`, which holds nothing out: leave one of them out, or "
+                "put some of the files into a split of their own."
+            )
         for name in ("cache_images", "check_images", "skip_bad_images"):
             if self.streaming and getattr(self, name):
                 raise InputError(

@@ -153,6 +153,8 @@ def choose_eval_split(
     splits: datasets.DatasetDict, arguments: DataArguments, label_column: str, label_names: list[str]
 ) -> str | None:
     """The split to evaluate on; `None` for a held-out part. A test split that has no labels gives way to another."""
+    if arguments.hold_out:
+        return None
     if arguments.eval_split is not None:
         return find_split(splits, arguments.eval_split, "--eval_split")
     train_split = find_split(splits, arguments.train_split, "--train_split")
@@ -222,7 +224,8 @@ def refuse_unused_arguments(arguments: DataArguments, has_eval_split: bool) -> N
             )
     if has_eval_split and arguments.eval_fraction != DataArguments.eval_fraction:
         raise InputError(
-            f"`--eval_fraction` has no effect: {arguments.dataset_name!r} has a split to evaluate on. Leave it out."
+            f"`--eval_fraction` has no effect: {arguments.dataset_name!r} has a split to evaluate on. Leave it out, "
+            "or pass `--hold_out True`."
         )
 
 

@@ -171,6 +171,20 @@ def group_questions(bits: np.ndarray) -> dict[str, np.ndarray]:
     return {name: mask for name, mask in groups.items() if mask.any()}
 
 
+def hold_out_images(train: datasets.Dataset, fraction: float) -> list[datasets.Dataset]:
+    """
+    What is left to train on, and a part of the images with all their questions, the same for every seed.
+
+    Raises:
+        InputError: if either would be empty.
+    """
+    num_held_out = round(fraction * len(train))
+    if not 0 < num_held_out < len(train):
+        raise InputError(f"No {fraction:g} of {len(train)} images can be held out (`--eval_fraction`).")
+    order = np.random.default_rng(0).permutation(len(train))
+    return [train.select(np.sort(part)) for part in (order[num_held_out:], order[:num_held_out])]
+
+
 def load_questions(arguments: DataArguments) -> ImageData:
     """
     Load the splits: `sort_of_clevr`, or a Hub id or folder with its columns.
@@ -183,16 +197,15 @@ def load_questions(arguments: DataArguments) -> ImageData:
         raise InputError(f"{arguments.dataset_name!r} has no questions: train on it with `examples.{benchmark.task}`.")
     if arguments.check_images or arguments.skip_bad_images:
         raise InputError("`--check_images` and `--skip_bad_images` are for image classification: leave them out.")
-    if arguments.eval_fraction != DataArguments.eval_fraction:
+    if arguments.eval_fraction != DataArguments.eval_fraction and not arguments.hold_out:
         raise InputError(
-            "`--eval_fraction` has no effect: questions are evaluated on a split of their own. Leave it out."
+            "`--eval_fraction` has no effect: questions are evaluated on a split of their own. Leave it out, or pass "
+            "`--hold_out True`."
         )
     splits = load_splits(arguments, benchmark)
+    eval_split = arguments.train_split if arguments.hold_out else arguments.eval_split or "test"
     parts = []
-    for flag, split, limit in (
-        ("--train_split", arguments.train_split, arguments.max_train_samples),
-        ("--eval_split", arguments.eval_split or "test", arguments.max_eval_samples),
-    ):
+    for flag, split in (("--train_split", arguments.train_split), ("--eval_split", eval_split)):
         if split not in splits:
             raise InputError(f"There is no split {split!r} (`{flag}`). The data set has: {', '.join(splits)}.")
         data = splits[split]
@@ -203,6 +216,11 @@ def load_questions(arguments: DataArguments) -> ImageData:
                 f"it has: {', '.join(data.column_names)}. "
                 "Pass `--dataset_name sort_of_clevr`, or a data set with its columns."
             )
-        data = data.select(range(min(limit or len(data), len(data))))
         parts.append(data.cast_column("image", datasets.Image(decode=False)))
-    return ImageData(str(arguments.dataset_name), parts[0], parts[1], "image", "answers", list(ANSWERS))
+    if arguments.hold_out:
+        parts = hold_out_images(parts[0], arguments.eval_fraction)
+    train, evaluation = (
+        data.select(range(min(limit or len(data), len(data))))
+        for data, limit in zip(parts, (arguments.max_train_samples, arguments.max_eval_samples))
+    )
+    return ImageData(str(arguments.dataset_name), train, evaluation, "image", "answers", list(ANSWERS))

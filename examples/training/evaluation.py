@@ -31,7 +31,7 @@ from modeling_ait import AiTConfig, AiTForRelationalReasoning, AiTPreTrainedMode
 RECORDED_FIELDS = (
     *("dataset_name", "dataset_config_name", "generator_seed", "generator_train_size", "generator_test_size"),
     *("question_types", "group_questions", "image_column", "label_column", "train_split", "eval_split"),
-    *("eval_fraction", "max_eval_samples", "skip_bad_images"),
+    *("hold_out", "eval_fraction", "max_eval_samples", "skip_bad_images"),
 )
 
 
@@ -100,7 +100,7 @@ def choose_data(record: dict[str, Any], given: dict[str, Any]) -> DataArguments:
         recorded = {}
     if "eval_split" in given:
         # A held-out part is one of another split.
-        recorded.pop("eval_fraction", None)
+        recorded = {name: value for name, value in recorded.items() if name not in ("hold_out", "eval_fraction")}
     check_recipe(recorded, (DataArguments,), f"What {RESULTS_FILE} records")
     chosen = {**recorded, **given}
     if "dataset_name" not in chosen:

@@ -29,7 +29,8 @@ CARD_TEMPLATE = Path(__file__).parent / "model_card_template.md"
 
 def name_split(data: ImageData, arguments: dict[str, Any]) -> str:
     """The split that was evaluated on, as a card names it."""
-    split = str(arguments.get("eval_split") or getattr(data.evaluation, "split", None) or "test")
+    found = arguments.get("train_split") if arguments.get("hold_out") else getattr(data.evaluation, "split", None)
+    split = str(arguments.get("eval_split") or found or "test")
     return f"{split}, held-out part" if split == arguments.get("train_split") else split
 
 

@@ -142,6 +142,13 @@ def test_held_out_part_is_the_same_again(image_folder, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["data"]["eval_fraction"] == 0.4
 
 
+def test_part_that_was_held_out_of_a_data_set_with_a_test_split_is_the_same_again(tmp_path):
+    image_classification.main(make_tiny_flags(tmp_path / "run", hold_out=True, eval_fraction=0.2))
+    evaluate.main([str(tmp_path / "run"), "--max_difference", "0", "--output", str(tmp_path / "out.json")])
+    assert json.loads((tmp_path / "out.json").read_text())["data"]["hold_out"] is True
+    assert "train, held-out part" in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_wrong_record_is_noticed(digits, tmp_path):
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((digits / name).read_bytes())

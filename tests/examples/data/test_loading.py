@@ -1,5 +1,7 @@
 """Folders mean what they look like, labels are names, and a name means one thing."""
 
+from dataclasses import replace
+
 import datasets
 import numpy as np
 import pytest
@@ -317,6 +319,29 @@ def test_folder_of_the_name_without_data_is_no_data_set(tmp_path, monkeypatch):
 def test_held_out_part_is_refused_for_questions():
     with pytest.raises(InputError, match="`--eval_fraction` has no effect: questions are evaluated on a split"):
         load_questions(DataArguments("sort_of_clevr", eval_fraction=0.3))
+
+
+def test_a_part_of_the_training_images_is_held_out_with_all_their_questions():
+    given = DataArguments("sort_of_clevr", generator_train_size=20, generator_test_size=4)
+    whole = load_questions(given)
+    held_out = replace(given, hold_out=True, eval_fraction=0.25)
+    data, again = load_questions(held_out), load_questions(held_out)
+    assert (len(data.train), len(data.evaluation)) == (15, 5)
+    sorted_rows = lambda data: sorted(data["image"][:], key=lambda image: image["bytes"])  # noqa: E731
+    both = datasets.concatenate_datasets([data.train, data.evaluation])
+    assert sorted_rows(both) == sorted_rows(whole.train)
+    assert data.evaluation["questions"][:] == again.evaluation["questions"][:]
+    with pytest.raises(InputError, match=r"No 0.01 of 20 images can be held out \(`--eval_fraction`\)"):
+        load_questions(replace(held_out, eval_fraction=0.01))
+
+
+def test_a_part_is_held_out_though_there_is_a_test_split(image_folder):
+    whole = load_image_data(DataArguments(str(image_folder)))
+    data = load_image_data(DataArguments(str(image_folder), hold_out=True, eval_fraction=0.25))
+    paths = lambda data: {image["path"] for image in data["image"][:]}  # noqa: E731
+    assert (len(data.train), len(data.evaluation)) == (9, 3)
+    assert paths(data.train) | paths(data.evaluation) == paths(whole.train)
+    assert not paths(data.evaluation) & paths(whole.evaluation)
 
 
 def test_flags_for_images_are_refused_for_questions():

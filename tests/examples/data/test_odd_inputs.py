@@ -438,6 +438,8 @@ def test_class_with_one_training_image_is_said_beside_a_test_split(tmp_path, cap
         ({"max_eval_samples": -1}, "`--max_eval_samples` must be at least 1, but got -1"),
         ({"crop_padding": -1}, "`--crop_padding` must be at least 0, but got -1"),
         ({"eval_fraction": 1.0}, "`--eval_fraction` must be between 0 and 1, but got 1.0"),
+        ({"hold_out": True, "eval_split": "test"}, "Pass one of `--hold_out` and `--eval_split`"),
+        ({"hold_out": True, "streaming": True}, "`--hold_out` has no effect with `--streaming`"),
     ],
 )
 def test_numbers_that_cannot_work_are_refused(arguments, message):
