@@ -45,6 +45,20 @@ class CompareArguments:
     ablations: list[str] = field(
         default_factory=list, metadata={"help": f"Ablations of AiT to run as well: {', '.join(ABLATIONS)}."}
     )
+    learning_rates: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Train each model with each of these learning rates, evaluated on a held-out part of the training "
+            "split, and say which is best for which model. The costs are left out."
+        },
+    )
+    learning_rates_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Results file of a call with `--learning_rates`: each model gets the one that was best there. An "
+            "ablation that is not in it gets that of the AiT."
+        },
+    )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of the runs."})
     output_dir: str = field(default="runs/compare", metadata={"help": "Folder of the runs."})
     results: str | None = field(
@@ -71,7 +85,7 @@ class CompareArguments:
 
 def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
     """Raise an `InputError` for arguments that cannot work together."""
-    from examples.comparison.plan import refuse_own_flags
+    from examples.comparison.plan import OWN_FLAGS, refuse_own_flags
     from examples.data.catalog import BENCHMARKS
     from examples.training.cost import check_device
 
@@ -85,9 +99,15 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
             refuse_unknown_name(value, known, what)
     stems = [Path(path).stem for path in arguments.recipes]
     groups: tuple[list, ...] = (arguments.seeds, arguments.architectures, arguments.ablations, stems, arguments.size)
-    for values in groups:
+    for values in (*groups, arguments.learning_rates):
         if len(set(values)) < len(values):
-            raise InputError(f"Seeds, architectures, ablations, sizes and recipes must differ, but got {values}.")
+            raise InputError(
+                f"Seeds, architectures, ablations, sizes, recipes and learning rates must differ, but got {values}."
+            )
+    if arguments.learning_rates and arguments.learning_rates_from is not None:
+        raise InputError("Pass one of `--learning_rates` and `--learning_rates_from`: one chooses, one uses it.")
+    if not all(0 < rate < math.inf for rate in arguments.learning_rates):
+        raise InputError(f"`--learning_rates` must be above 0, but got {arguments.learning_rates}.")
     if arguments.num_parallel < 1:
         raise InputError(f"`--num_parallel` must be at least 1, but got {arguments.num_parallel}.")
     if arguments.minutes is not None and not 0 < arguments.minutes < math.inf:
@@ -98,7 +118,8 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
         raise InputError(f"`--seeds` must be at least 0 and below 2**32, but got {arguments.seeds}.")
     if arguments.num_cost_rounds > 0:
         check_device(arguments.device)
-    refuse_own_flags(passed_on)
+    has_own_rates = arguments.learning_rates or arguments.learning_rates_from is not None
+    refuse_own_flags(passed_on, (*OWN_FLAGS, *["learning_rate"] * bool(has_own_rates)))
 
 
 def keep_results(run: "Run", results: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +163,7 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
     import torch
 
     from examples.comparison.costs import make_builders
+    from examples.comparison.learning_rates import read_choices, try_learning_rates
     from examples.comparison.plan import (
         choose_benchmark,
         list_settings,
@@ -160,7 +182,15 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
         parse_arguments(flags, None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
     refuse_idle_ablations(settings, recipes, benchmarks, variants)
-    planned = plan_runs(settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on)
+    chosen = None
+    if arguments.learning_rates_from is not None:
+        chosen = read_choices(arguments.learning_rates_from, settings, variants)
+    if arguments.learning_rates:
+        variants = try_learning_rates(variants, arguments.learning_rates)
+        passed_on = [*passed_on, "--hold_out", "True"]
+    planned = plan_runs(
+        settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on, chosen
+    )
     builders = {
         name_setting(setting._asdict()): make_builders(
             setting, recipes[setting.recipe], benchmarks[setting.recipe], variants
@@ -186,6 +216,8 @@ def parse(argv: list[str]) -> tuple[CompareArguments, list[str]]:
     # The runs inherit the token, which their command lines and results must not hold.
     arguments, passed_on = parser.parse_some(take_hub_token(argv))
     arguments.recipes = [*map(find_recipe, arguments.recipes), *recipes]
+    if arguments.learning_rates:
+        arguments.num_cost_rounds = 0
     return arguments, passed_on
 
 
@@ -194,6 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.comparison import runs
     from examples.comparison.costs import measure_costs
+    from examples.comparison.learning_rates import KIND, describe_choices
     from examples.comparison.statistics import summarize
     from examples.training.cost import CostSetting
     from examples.training.results import describe_command, describe_setting, write_json
@@ -201,11 +234,12 @@ def main(argv: list[str] | None = None) -> None:
     check_arguments(arguments, passed_on)
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
-    earlier = runs.read_comparison(results_file, planned, arguments.overwrite)
+    kind = KIND if arguments.learning_rates else "comparison"
+    earlier = runs.read_comparison(results_file, planned, arguments.overwrite, kind)
     remaining_file = make_place(str(results_file)).with_name(f"{results_file.stem}-remaining.txt")
     make_place(str(Path(arguments.output_dir, "comparison.json")))
     results: dict[str, Any] = {
-        **describe_setting("comparison", describe_command("examples.compare"), arguments.seeds),
+        **describe_setting(kind, describe_command("examples.compare"), arguments.seeds),
         "setting": {name: value for name, value in asdict(arguments).items() if name not in ("overwrite", "minutes")},
         "recipes": {path: runs.read_text_of_recipe(path) for path in arguments.recipes},
         "runs": [],
@@ -246,7 +280,8 @@ def main(argv: list[str] | None = None) -> None:
             results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
         results["cost_hardware"] = results["hardware"]
     write_json(results_file, results)
-    print(f"\n{make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
+    choices = "\n".join(describe_choices(results["runs"])) + "\n" if arguments.learning_rates else ""
+    print(f"\n{choices or make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ RESULTS = REPOSITORY / "examples" / "results"
 REPORT = REPOSITORY / "RESULTS.md"
 # What was tried where a target was not reached.
 TRIED = RESULTS / "tried.md"
-KINDS = ("benchmark", "comparison", "evaluation batches", "fine-tuning", "online adaptation", "scaling", "training")
+KINDS = (
+    *("benchmark", "comparison", "evaluation batches", "fine-tuning", "learning rates", "online adaptation"),
+    *("scaling", "training"),
+)
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -36,6 +39,7 @@ def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
     """Evaluation batches, single trainings, the cost of the workspace at a paper's size, and fine-tuning a ViT."""
     from examples.benchmarking.charts import plan_charts
     from examples.benchmarking.tables import write_benchmark
+    from examples.comparison.learning_rates import describe_choices
     from examples.comparison.sections import write_batches, write_origin
     from examples.comparison.statistics import describe
 
@@ -43,6 +47,9 @@ def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
     for name, result in results.items():
         if result["kind"] == "evaluation batches":
             lines += ["## Does a prediction depend on its batch?", "", *write_batches(result), *write_origin(result)]
+        elif result["kind"] == "learning rates":
+            lines += ["## Learning rates", "", "Chosen on a held-out part of the training split.", ""]
+            lines += [*describe_choices(result["runs"]), "", *write_origin(result)]
         elif result["kind"] == "training":
             lines += ["## The explicit Accelerate loop", "", f"Handwritten digits: {100 * result['accuracy']:.2f} %."]
             lines += ["", *write_origin(result)]

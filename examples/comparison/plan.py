@@ -20,6 +20,7 @@ OWN_FLAGS = (
     "architecture",
     "baseline_config",
     "dataset_config_name",
+    "hold_out",
     "match_parameters",
     "model_config",
     "model_name_or_path",
@@ -131,11 +132,11 @@ def make_config(size: str | None, fields: dict[str, Any]) -> AiTConfig:
         raise InputError(str(error)) from error
 
 
-def refuse_own_flags(passed_on: list[str]) -> None:
+def refuse_own_flags(passed_on: list[str], own_flags: tuple[str, ...] = OWN_FLAGS) -> None:
     """Refuse to pass on what the comparison sets itself, also with dashes or shortened."""
     for flag in passed_on:
         name = flag.removeprefix("--").split("=")[0].replace("-", "_")
-        if flag.startswith("--") and any(own.startswith(name) for own in OWN_FLAGS if len(name) > 2):
+        if flag.startswith("--") and any(own.startswith(name) for own in own_flags if len(name) > 2):
             raise InputError(
                 f"{flag!r} cannot be passed on: the comparison sets it. Put it into the recipe, or use the flags that "
                 "`--help` lists."
@@ -198,8 +199,13 @@ def plan_runs(
     seeds: list[int],
     output_dir: str,
     passed_on: list[str],
+    learning_rates: Mapping[tuple[Setting, str], float] | None = None,
 ) -> list[Run]:
-    """List all runs, seed by seed, so that a comparison that is stopped is a comparison with fewer seeds."""
+    """
+    List all runs, seed by seed, so that a comparison that is stopped is a comparison with fewer seeds.
+
+    With `learning_rates`, by setting and label, each model has its own.
+    """
     runs = []
     for seed in seeds:
         for setting in settings:
@@ -208,6 +214,8 @@ def plan_runs(
                 name = variant.label.replace(", ", "-").replace(" ", "_")
                 folder = Path(output_dir) / setting.name / f"{name}-seed_{seed}"
                 recipe, benchmark = recipes[setting.recipe], benchmarks[setting.recipe]
-                command = make_command(key, variant, recipe, benchmark, folder, passed_on)
+                own = {} if learning_rates is None else {"learning_rate": learning_rates[setting, variant.label]}
+                changed = variant._replace(change={**variant.change, **own})
+                command = make_command(key, changed, recipe, benchmark, folder, passed_on)
                 runs.append(Run(key, folder, command))
     return runs

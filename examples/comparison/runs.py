@@ -67,7 +67,9 @@ def read_run(run: Run) -> dict[str, Any]:
     return results
 
 
-def read_comparison(results_file: Path, planned: list[Run], overwrite: bool) -> dict[str, Any]:
+def read_comparison(
+    results_file: Path, planned: list[Run], overwrite: bool, kind: str = "comparison"
+) -> dict[str, Any]:
     """
     Read the results file of an earlier call; empty if there is none.
 
@@ -79,8 +81,8 @@ def read_comparison(results_file: Path, planned: list[Run], overwrite: bool) -> 
         return {}
     earlier = read_json(results_file)
     lost = list_commands(earlier) - {join_command(run.command) for run in planned}
-    if earlier.get("kind") != "comparison" or lost:
-        reason = f"the run of another command, {min(lost)!r}" if lost else "something else than a comparison"
+    if earlier.get("kind") != kind or lost:
+        reason = f"the run of another command, {min(lost)!r}" if lost else f"something else than a {kind}"
         raise InputError(
             f"{results_file} holds {reason}, which would be lost. Name another `--results`, or say `--overwrite True`."
         )

@@ -137,6 +137,8 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
         cells += describe_cost(costs.get(label), missing="not measured")
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
+    if file := result.get("setting", {}).get("learning_rates_from"):
+        lines += [f"Each model has a learning rate of its own, chosen without test samples in {quote_code(file)}.", ""]
     if benchmark is not None:
         lines += compare_with_published(benchmark, variant, groups)
     if "accuracy_by_group" in first:

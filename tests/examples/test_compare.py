@@ -230,6 +230,11 @@ def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
         (["RECIPE", "--architectures", "ait", "ait"], "must differ"),
         (["RECIPE", "RECIPE"], "must differ"),
         (["RECIPE", "--seed", "9"], "'--seed' cannot be passed on"),
+        (["RECIPE", "--hold_out", "True"], "'--hold_out' cannot be passed on"),
+        (["RECIPE", "--learning_rates", "0.1", "0.1"], "must differ"),
+        (["RECIPE", "--learning_rates", "0.1", "0"], "`--learning_rates` must be above 0"),
+        (["RECIPE", "--learning_rates", "0.1", "--learning_rate", "1"], "'--learning_rate' cannot be passed on"),
+        (["RECIPE", "--learning_rates", "0.1", "--learning_rates_from", "a.json"], "Pass one of"),
         (["RECIPE", "--model_config={}"], "cannot be passed on"),
         (["RECIPE", "--ablations", "learned_positions"], "'ait, learned positions' changes nothing"),
         (["nowhere.yaml"], "no recipe 'nowhere.yaml'. Shipped"),
@@ -397,6 +402,50 @@ def test_stopped_comparison_ends_its_runs(number, status, recipe, tmp_path):
         process.terminate()
         _, error = process.communicate()
     assert "Traceback" not in error and ("the same command goes on" in error) == (number == signal.SIGINT)
+
+
+def test_each_model_gets_the_learning_rate_that_was_best_on_a_held_out_part(recipe, tmp_path, capfd, forked_runs):
+    recipe.write_text(recipe.read_text().replace("max_steps: 2", "max_steps: 20"))
+    flags = [str(recipe), "--architectures", "ait", "vit", "--seeds", "0", "--output_dir", str(tmp_path / "runs")]
+    file, used = tmp_path / "rates.json", tmp_path / "used.json"
+    main([*flags, "--learning_rates", "1e-2", "1e-9", "--num_parallel", "2", "--results", str(file)])
+    printed = capfd.readouterr().out
+    choice = json.loads(file.read_text())
+    assert (choice["kind"], choice["costs"], len(choice["runs"])) == ("learning rates", {}, 4)
+    assert all("--hold_out True" in run["command"] for run in choice["runs"])
+    # A rate at which nothing is learned loses.
+    by_rate = {run["label"]: 100 * run["accuracy"] for run in choice["runs"]}
+    tried = f"0.01: {by_rate['ait, learning rate 0.01']:.2f}, 1e-09: {by_rate['ait, learning rate 1e-09']:.2f}"
+    assert f"| `{recipe}` | ait | {tried} | 0.01 | at the end of what was tried |" in printed
+
+    # As if the ViT had been better at the other one.
+    for run in choice["runs"]:
+        run["accuracy"] = float((run["label"] == "vit, learning rate 1e-09") == run["label"].startswith("vit"))
+    file.write_text(json.dumps(choice))
+    more = ["--ablations", "detached_write", "--max_steps", "1", "--num_cost_rounds", "0", "--results", str(used)]
+    main([*flags, *more, "--learning_rates_from", str(file)])
+    commands = {run["label"]: run["command"] for run in json.loads(used.read_text())["runs"]}
+    for label, rate in (("ait", "0.01"), ("vit", "1e-09"), ("ait, detached write", "0.01")):
+        assert f"--learning_rate {rate} " in commands[label] and "--hold_out" not in commands[label]
+
+
+def test_choice_of_learning_rates_that_cannot_be_used_is_refused(recipe, tmp_path):
+    file = tmp_path / "rates.json"
+    flags = [str(recipe), "--architectures", "ait", "--learning_rates_from", str(file)]
+    flags += ["--output_dir", str(tmp_path / "runs")]
+    run = {"recipe": str(recipe), "label": "ait, learning rate 0.1", "accuracy": 0.5, "seed": 0}
+    choice = {"kind": "learning rates", "runs": [run], "recipes": {}, "setting": {"learning_rates": [0.1, 0.2]}}
+    for change, message in (
+        (None, "There is no choice of learning rates in .*rates.json': make one with `--learning_rates`"),
+        ({"kind": "comparison"}, "There is no choice of learning rates"),
+        ({"recipes": {str(recipe): "other"}}, "as it was before a change"),
+        ({"runs": []}, "has no learning rate of 'ait' for 'tiny'"),
+        ({}, "lacks runs of 'ait' with the learning rate 0.2"),
+    ):
+        if change is not None:
+            file.write_text(json.dumps({**choice, **change}))
+        with pytest.raises(InputError, match=message):
+            main(flags)
 
 
 def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_runs):

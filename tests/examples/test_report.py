@@ -208,6 +208,18 @@ def test_report_counts_layers_with_attention(write_results):
     assert "\n".join(f"| Triangle, matched | 2 {row}" for row in rows) in text
 
 
+def test_report_shows_how_learning_rates_were_chosen(write_results):
+    runs = make_runs("ait, learning rate 0.001", [0.7]) + make_runs("ait, learning rate 0.01", [0.9])
+    runs += make_runs("ait, learning rate 0.1", [0.8])
+    text = write_results(runs, "learning rates")
+    row = "| `examples/recipes/triangle_matched_cpu.yaml` | ait | 0.001: 70.00, 0.01: 90.00, 0.1: 80.00 | 0.01 |  |"
+    assert row in text.split("## Learning rates")[1]
+    # They are no results on the test set.
+    assert row.count("90.00") == text.count("90.00")
+    used = write_results(make_runs("ait", [0.9]), setting={"learning_rates_from": "rates.json"})
+    assert "a learning rate of its own, chosen without test samples in `rates.json`" in used
+
+
 def test_help_of_the_report_writes_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(report, "REPORT", tmp_path / "RESULTS.md")
     with pytest.raises(SystemExit) as caught:
