@@ -156,8 +156,9 @@ class AiTConfig(AiTSavedConfig):
             default each has half of those of the next, and at least 8.
         attention_layers (`list[int]`, *optional*):
             The layers with self-attention, counted from 0 and in ascending order, for instance `[1, 3]`; `None` is all
-            of them, `[]` none. A layer without it has its workspace and its MLP, which look at each token on its own
-            unless the memory is written: the paper's claim that a memory saves attention layers can be measured so.
+            of them, `[]` none, which needs `pooling` over all tokens. The other layers have their MLP and workspace,
+            and unless the memory is written nothing in them moves from token to token. So one can measure whether a
+            memory saves attention layers, as the paper claims.
 
     Raises:
         `ValueError`: for a value that cannot work; the message names the field, the value and what is allowed.
@@ -311,7 +312,8 @@ class AiTConfig(AiTSavedConfig):
         )
         layers = self.attention_layers
         self._require(
-            layers is None or (layers == sorted(set(layers)) and set(layers) <= set(range(self.num_hidden_layers))),
+            layers is None
+            or (layers == sorted(set(layers)) and all(0 <= index < self.num_hidden_layers for index in layers)),
             "attention_layers",
             f"None, or indices of the {self.num_hidden_layers} layers from 0 on in ascending order",
         )
@@ -341,6 +343,11 @@ class AiTConfig(AiTSavedConfig):
         )
         self._require(
             self.question_attention in ("joint", "independent"), "question_attention", '"joint" or "independent"'
+        )
+        self._require(
+            self.attention_layers != [] or self.pooling in ("mean", "flatten"),
+            "attention_layers",
+            f"None or at least one layer with `pooling={self.pooling!r}`, whose token would never see the image",
         )
         if self.question_attention == "independent":
             self._require(self.question_size is not None, "question_attention", '"joint" without `question_size`')

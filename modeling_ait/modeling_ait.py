@@ -177,8 +177,8 @@ class AiTModel(AiTPreTrainedModel):
         super().__init__(config)
         self.embeddings = AiTEmbeddings(config)
         all_layers = range(config.num_hidden_layers)
-        attention_layers = all_layers if config.attention_layers is None else config.attention_layers
-        self.layers = nn.ModuleList([AiTLayer(config, index in attention_layers) for index in all_layers])
+        with_attention = set(all_layers if config.attention_layers is None else config.attention_layers)
+        self.layers = nn.ModuleList([AiTLayer(config, index in with_attention) for index in all_layers])
         self.pooled_size = config.hidden_size * (self.embeddings.num_tokens if config.pooling == "flatten" else 1)
         self.layernorm = nn.LayerNorm(self.pooled_size, eps=config.layer_norm_eps)
         self.memory = AiTMemory(config)

@@ -24,8 +24,9 @@ class AiTModelOutput(BaseModelOutputWithPooling):
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
             Embeddings and the output of each block, `(batch_size, sequence_length, hidden_size)` each.
         attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
-            Self-attention of each layer, `(batch_size, num_attention_heads, sequence_length, sequence_length)`. With
-            `question_attention="independent"` there are columns for the image tokens, and one more for itself.
+            Self-attention of each layer that has it (`attention_layers`), `(batch_size, num_attention_heads,
+            sequence_length, sequence_length)`. With `question_attention="independent"` there are columns for the image
+            tokens, and one more for itself.
         balance_loss (`torch.FloatTensor` of shape `()`, *optional*, when the memory was written):
             Balance loss, summed over layers and heads.
         memory_written (`torch.BoolTensor` of shape `()`, *optional*, when the memory was to be written):

@@ -115,6 +115,19 @@ def test_config_refuses_wrong_type(field, value, expected):
         setattr(AiTConfig(), field, value)
 
 
+@pytest.mark.parametrize("fields", [{"pooling": "cls"}, {"pooling": "question", "question_size": 5}], ids=str)
+def test_config_refuses_a_pooled_token_that_would_never_see_the_image(fields):
+    with pytest.raises(ValueError, match=r"`attention_layers` must be None or at least one layer with `pooling="):
+        AiTConfig(attention_layers=[], **fields)
+    assert AiTConfig(attention_layers=[0], **fields).attention_layers == [0]
+
+
+def test_checking_the_layers_with_attention_does_not_take_as_long_as_there_are_layers():
+    """A checkpoint's configuration is not trusted: a set of all layers would fill the memory."""
+    config = AiTConfig(num_hidden_layers=2**31 - 1, attention_layers=[0, 2**31 - 2])
+    assert config.attention_layers == [0, 2**31 - 2]
+
+
 def test_config_refuses_a_memory_that_would_always_be_zero():
     with pytest.raises(ValueError, match=r"`memory_update_rate` must be below 1 with `memory_slot_size=1`"):
         AiTConfig(memory_slot_size=1, memory_update_rate=1.0)

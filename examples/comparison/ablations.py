@@ -3,7 +3,7 @@
 from typing import Any
 
 
-# Counted from 0. With fewer layers of attention than four, the first has an MLP before it and each has one behind it.
+# For models of four layers, counted from 0: the first layer with attention has an MLP before it.
 ATTENTION_LAYERS = {"no_attention": [], "one_attention_layer": [1], "two_attention_layers": [1, 3]}
 
 # Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.

@@ -11,6 +11,7 @@ from examples.comparison.sections import (
     count_epochs,
     describe_recipe,
     iterate_comparisons,
+    read_setting,
 )
 from examples.comparison.statistics import Runs, describe, judge_difference, score
 
@@ -22,6 +23,7 @@ WITHOUT = ("ait_no_workspace", "ait_no_workspace_wide_mlp")
 OTHERS = (
     "ait, fixed memory",
     "ait, detached write",
+    "vit",
     "coordination",
     "set_transformer",
     "perceiver",
@@ -126,12 +128,15 @@ def write_attention_layers(results: Results) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for _, path, groups in iterate_comparisons(results):
-        if all(label not in groups for label in ATTENTION_LAYERS["none"] + ATTENTION_LAYERS["two"]):
+        fewer = [label for number, labels in ATTENTION_LAYERS.items() if number != "all" for label in labels]
+        if all(label not in groups for label in fewer):
             continue
         title, _, _ = describe_recipe(path, groups)
         for number, labels in ATTENTION_LAYERS.items():
             if any(label in groups for label in labels):
-                cells = [title, f"{count_epochs(path, groups):g}", number]
+                # Fewer than all is run on recipes that set the depth themselves.
+                depth = read_setting(path)[0]["model_config"]["num_hidden_layers"]
+                cells = [title, f"{count_epochs(path, groups):g}", f"all {depth}" if number == "all" else number]
                 for label in labels:
                     values = [score(run) for run in groups.get(label, [])]
                     cells += [describe(values) if values else "not run", str(len(values))]

@@ -212,6 +212,9 @@ def write_choices(results: dict[str, dict[str, Any]]) -> list[str]:
             is_larger = max(growth for _, growth in outcomes) > TOLERANCE
             advice = "stays, because the alternative is larger" if is_larger else "**should change**"
         lines.append(f"- {default} against {alternative}: {', '.join(verdicts)}; the default {advice}.")
+    for default, alternatives in CHOICES.items():
+        if missing := [alternative for alternative in alternatives if (default, alternative) not in found]:
+            lines.append(f"- {default} against {' and '.join(missing)}: not compared at a length that tells.")
     return [*lines, ""]
 
 

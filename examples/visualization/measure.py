@@ -43,7 +43,7 @@ class Observation:
         retrieval: Retrieval attention of each layer, `(num_layers, batch_size, num_tokens, num_slots)`.
         energies: Hopfield energy before and after retrieval, `(num_layers, 2, batch_size, num_tokens)`.
         question_attention: Self-attention of the question to the patches, a mean over heads, `(num_layers,
-            batch_size, num_patches)`; `None` without a question.
+            batch_size, num_patches)`, zeros for a layer without self-attention; `None` without a question.
     """
 
     layout: TokenLayout
@@ -147,14 +147,18 @@ def observe(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> Observati
     layout, inputs = locate_tokens(model, batch["pixel_values"]), select_inputs(model, batch)
     with keep_as_it_is(model), compute_attention_weights(model):
         outputs = model(**inputs, output_workspace=True, output_attentions=layout.question is not None)
+    retrieval = torch.stack(outputs.retrieval_attentions).float().cpu()
     question_attention = None
     if layout.question is not None:
-        rows = [weights[:, :, layout.question, layout.patches].mean(dim=1) for weights in outputs.attentions]
-        question_attention = torch.stack(rows).float().cpu()
+        # A layer without self-attention looks at nothing.
+        question_attention = torch.zeros_like(retrieval[:, :, layout.patches, 0])
+        layers = model.config.attention_layers
+        for layer, weights in zip(range(len(retrieval)) if layers is None else layers, outputs.attentions or ()):
+            question_attention[layer] = weights[:, :, layout.question, layout.patches].mean(dim=1)
     return Observation(
         layout,
         outputs.logits.float().cpu(),
-        torch.stack(outputs.retrieval_attentions).float().cpu(),
+        retrieval,
         torch.stack(outputs.energies).float().cpu(),
         question_attention,
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from examples import report
+from examples.baselines.catalog import ARCHITECTURES
+from examples.comparison.headline import HEADLINE
 from examples.data.catalog import BENCHMARKS
 
 
@@ -198,13 +200,19 @@ def test_report_compares_at_equal_parameters_as_well(write_results):
     assert "better in 1 and worse in 0 of 2 comparisons" in text
 
 
+def test_headline_knows_every_architecture():
+    assert set(ARCHITECTURES) <= set(HEADLINE)
+
+
 def test_report_counts_layers_with_attention(write_results):
     runs = make_runs("ait", [0.95, 0.96]) + make_runs("ait_no_workspace", [0.90])
     assert "layers with attention" not in write_results(runs)
+    one = write_results(runs + make_runs("ait, one attention layer", [0.93]))
+    assert "| Triangle, matched | 2 | one | 93.00 | 1 | not run | 0 |" in one
     runs += make_runs("ait, two attention layers", [0.94, 0.92])
     text = write_results(runs + make_runs("ait, no attention without memory", [0.6]))
     rows = ["| none | not run | 0 | 60.00 | 1 |", "| two | 93.00 ± 1.41 | 2 | not run | 0 |"]
-    rows.append("| all | 95.50 ± 0.71 | 2 | 90.00 | 1 |")
+    rows.append("| all 2 | 95.50 ± 0.71 | 2 | 90.00 | 1 |")
     assert "\n".join(f"| Triangle, matched | 2 {row}" for row in rows) in text
 
 
@@ -236,6 +244,7 @@ def test_report_follows_its_rule_for_defaults(write_results):
     text = write_results(base + better + worse)
     assert "- `differentiable_write=True` against `False`: better; the default **should change**." in text
     assert '- `position_embedding_type="learned"` against `"none"`: worse; the default stays.' in text
+    assert '- `pooling="mean"` against `"flatten"` and `"cls"`: not compared at a length that tells.' in text
     # Better on one recipe and worse on another is not enough, nor is better with more parameters.
     mixed = make_runs("ait, detached write", [0.8, 0.81, 0.79], "examples/recipes/triangle_cpu.yaml")
     text = write_results(base + better + mixed + make_runs("ait", [0.9, 0.91, 0.89], mixed[0]["recipe"]))

@@ -13,6 +13,12 @@ KINDS = {
     "cls, registers": {"pooling": "cls", "num_register_tokens": 2},
     "flatten, stem, grey": {"pooling": "flatten", "stem_strides": [2, 2], "num_channels": 1},
     "joint question": {"pooling": "question", "num_register_tokens": 1, "question_size": QUESTION_SIZE},
+    "question, attention in one layer": {
+        "pooling": "question",
+        "num_register_tokens": 1,
+        "question_size": QUESTION_SIZE,
+        "attention_layers": [1],
+    },
     "independent question": {"question_attention": "independent", "question_size": QUESTION_SIZE},
 }
 
