@@ -76,7 +76,7 @@ def test_energy_never_rises_in_one_step(make_seen, beta):
     assert (after <= before + 1e-4).all() and (after < before - 1e-2).any()
 
 
-@pytest.mark.parametrize("kind", ["joint question", "independent question"])
+@pytest.mark.parametrize("kind", ["joint question", "question, attention in one layer", "independent question"])
 def test_attention_of_a_question_is_that_of_its_row(make_seen, kind):
     fields = KINDS[kind]
     model, batch = make_seen(**fields)
@@ -86,9 +86,12 @@ def test_attention_of_a_question_is_that_of_its_row(make_seen, kind):
         outputs = model(batch["pixel_values"], batch["question"], output_attentions=True)
     place = 6 if fields.get("question_attention") == "independent" else fields["num_register_tokens"]
     first_patch = 0 if fields.get("question_attention") == "independent" else place + 1
-    for layer, attention in enumerate(outputs.attentions):
+    layers = fields.get("attention_layers", [0, 1])
+    for layer, attention in zip(layers, outputs.attentions, strict=True):
         direct = attention.mean(dim=1)[:, place, first_patch : first_patch + 6]
         torch.testing.assert_close(seen.question_attention[layer], direct)
+    # What has no attention looks nowhere.
+    assert seen.question_attention.flatten(1).any(dim=1).nonzero().flatten().tolist() == layers
 
 
 def test_write_is_read_without_a_change_of_any_memory(make_seen, fields, assert_unchanged):
