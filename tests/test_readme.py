@@ -16,6 +16,7 @@ import transformers
 from examples.baselines.build import build_architecture
 from examples.benchmarking.shapes import SHAPES
 from examples.comparison.sections import count_epochs
+from examples.comparison.statistics import describe, score
 from examples.training.cost import INFERENCE, CostSetting, count_flops
 from modeling_ait import AiTConfig
 
@@ -127,6 +128,7 @@ def test_trainings_to_the_end_in_the_readme_are_those_of_the_files():
     rows["Sort-of-CLEVR, binary and ternary questions"] = "sort_of_clevr_full"
     for title, name in rows.items():
         path = REPOSITORY / "examples" / "results" / f"{name}.json"
-        (run,) = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        accuracy = 100 * run.get("accuracy_by_group", {"relational": run["accuracy"]})["relational"]
-        assert f"| {title} | {run['num_parameters']:,} | {accuracy:.2f} |" in README
+        runs = [run for run in json.loads(path.read_text(encoding="utf-8"))["runs"] if run["label"] == "ait"]
+        values = [score(run, "relational" if "accuracy_by_group" in run else None) for run in runs]
+        cells = [title, f"{runs[0]['num_parameters']:,}", str(len(runs)), describe(values)]
+        assert f"| {' | '.join(cells)} |" in README
