@@ -64,7 +64,13 @@ class CompareArguments:
     results: str | None = field(
         default=None, metadata={"help": "JSON file for the results. Default: comparison.json in the output folder."}
     )
-    num_parallel: int = field(default=1, metadata={"help": "Runs at a time. The CPU's threads are shared among them."})
+    num_parallel: int = field(
+        default=1,
+        metadata={
+            "help": "Runs at a time. The CPU's threads are shared among them, or each has as many as OMP_NUM_THREADS "
+            "says."
+        },
+    )
     minutes: float | None = field(
         default=None,
         metadata={

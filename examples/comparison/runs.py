@@ -125,7 +125,12 @@ def end_slice(file: Path, runs: list[Run], costs_remain: bool) -> None:
 
 
 def start_run(run: Run, num_threads: int) -> subprocess.Popen:
-    """Start a run in a process group of its own, with its output in its log."""
+    """
+    Start a run in a process group of its own, with its output in its log.
+
+    It gets that many threads, unless OMP_NUM_THREADS says how many: more than there are free cores would wait for each
+    other.
+    """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     write_text(copy_of_recipe(run), read_text_of_recipe(run.key.recipe))
     # The run finds the scripts where they were found here, which need not be the working directory.
@@ -137,7 +142,7 @@ def start_run(run: Run, num_threads: int) -> subprocess.Popen:
             [sys.executable, *run.command[1:]],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONPATH": os.pathsep.join(path)},
+            env={"OMP_NUM_THREADS": str(num_threads), **os.environ, "PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,
         )
 

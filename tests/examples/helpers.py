@@ -12,10 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 
+# What the scripts import late: some ten seconds, which each process would take anew.
+IMPORTED_LATE = ["examples.training.trainer", "examples.data.images", "examples.training.publishing"]
+
+
 def get_context(module):
     """Processes that fork from one that has imported a module, so that they start at once and share nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    context.set_forkserver_preload([module, __name__, *IMPORTED_LATE])
     return context
 
 

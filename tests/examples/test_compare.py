@@ -19,7 +19,15 @@ from examples.compare import main, make_table
 from examples.comparison import costs as costs_module
 from examples.comparison import runs as runs_module
 from examples.comparison.costs import make_builders, measure_costs
-from examples.comparison.plan import ABLATIONS, choose_benchmark, list_settings, list_variants, plan_runs
+from examples.comparison.plan import (
+    ABLATIONS,
+    Run,
+    RunKey,
+    choose_benchmark,
+    list_settings,
+    list_variants,
+    plan_runs,
+)
 from examples.comparison.runs import is_finished
 from examples.errors import InputError
 from examples.training.callbacks import ResetMemoryCallback
@@ -458,6 +466,8 @@ def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_
         main([*flags, "--output_dir", str(tmp_path / name), *more])
         return json.loads((tmp_path / name / "comparison.json").read_text())
 
+    # Of a process for each model, which is seen elsewhere.
+    monkeypatch.setattr(costs_module, "measure_peak_memory", lambda *args: 5.0)
     expected = call("whole")
     remaining = tmp_path / "slices" / "comparison-remaining.txt"
     first = tmp_path / "slices" / "tiny" / "ait-seed_0"
@@ -476,6 +486,18 @@ def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_
     assert measured["costs"].keys() == expected["costs"].keys() and "minutes" not in measured["setting"]
     with pytest.raises(InputError, match="`--minutes` must be above 0, but got 0"):
         call("none", "--minutes", "0")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "3"), ("1", "1")])
+def test_run_has_the_threads_that_the_environment_says(given, expected, recipe, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(runs_module.subprocess, "Popen", lambda command, **options: started.append(options["env"]))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    key = RunKey(str(recipe), None, "ait", 0)
+    runs_module.start_run(Run(key, tmp_path / "run", ("python", "-m", "nothing")), 3)
+    assert [environment["OMP_NUM_THREADS"] for environment in started] == [expected]
 
 
 def test_costs_remain_where_the_time_is_up_after_the_runs(tmp_path):
