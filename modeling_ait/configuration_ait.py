@@ -1,6 +1,7 @@
 """AiT model configuration."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from types import NoneType
 from typing import Any, TypeVar
@@ -243,7 +244,6 @@ class AiTConfig(AiTSavedConfig):
     def estimate_parameters(self) -> int:
         """Number of parameters and memory values to within a few percent, without building anything."""
         width, inner = self.hidden_size, self.num_memory_heads * self.memory_slot_size
-        num_attention_layers = self.num_hidden_layers if self.attention_layers is None else len(self.attention_layers)
         layer = 2 * width * self.intermediate_size
         if self.num_memory_slots > 0:
             layer += 2 * width * inner + (2 * inner + width + self.num_memory_slots) * self.memory_slot_size
@@ -252,7 +252,7 @@ class AiTConfig(AiTSavedConfig):
         num_tokens += self.num_register_tokens
         positions = num_tokens * width if self.position_embedding_type == "learned" else 0
         classifier = (num_tokens if self.pooling == "flatten" else 1) * width * (self.num_labels or 0)
-        layers = self.num_hidden_layers * layer + num_attention_layers * 4 * width**2
+        layers = self.num_hidden_layers * layer + len(self.layers_with_attention) * 4 * width**2
         return layers + pixels * width + positions + classifier
 
     def _require(self, is_valid: bool, name: str, allowed: str) -> None:
@@ -389,6 +389,11 @@ class AiTConfig(AiTSavedConfig):
             "stem_channels",
             f"None, or a positive integer for each of `stem_strides` ({self.stem_strides!r}) but the last",
         )
+
+    @property
+    def layers_with_attention(self) -> Sequence[int]:
+        """Indices of the layers that have self-attention, from 0."""
+        return range(self.num_hidden_layers) if self.attention_layers is None else self.attention_layers
 
     @property
     def image_shape(self) -> tuple[int, int]:

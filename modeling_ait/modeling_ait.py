@@ -176,9 +176,10 @@ class AiTModel(AiTPreTrainedModel):
     def __init__(self, config: AiTConfig):
         super().__init__(config)
         self.embeddings = AiTEmbeddings(config)
-        all_layers = range(config.num_hidden_layers)
-        with_attention = set(all_layers if config.attention_layers is None else config.attention_layers)
-        self.layers = nn.ModuleList([AiTLayer(config, index in with_attention) for index in all_layers])
+        with_attention = set(config.layers_with_attention)
+        self.layers = nn.ModuleList(
+            [AiTLayer(config, index in with_attention) for index in range(config.num_hidden_layers)]
+        )
         self.pooled_size = config.hidden_size * (self.embeddings.num_tokens if config.pooling == "flatten" else 1)
         self.layernorm = nn.LayerNorm(self.pooled_size, eps=config.layer_norm_eps)
         self.memory = AiTMemory(config)

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 from functools import partial
@@ -100,14 +99,13 @@ def test_results_of_the_readme_are_those_of_the_files():
         cells = [title, f"{next(run['num_parameters'] for run in runs if run['label'] == 'ait'):,}"]
         cells.append(f"{count_epochs(runs[0]['recipe'], {'ait': runs}):g}")
         for label in ("ait", "ait_no_workspace", "ait_no_workspace_wide_mlp"):
-            values = [100 * run["accuracy"] for run in runs if run["label"] == label]
+            values = [score(run) for run in runs if run["label"] == label]
             assert len(values) == num_seeds
-            cells.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
+            cells.append(describe(values))
         assert f"| {' | '.join(cells)} |" in README
     # Those of Triangle, the last.
     for label in ("ait, fixed memory", "ait, detached write"):
-        values = [100 * run["accuracy"] for run in runs if run["label"] == label]
-        assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in README
+        assert describe([score(run) for run in runs if run["label"] == label]) in README
 
 
 def test_share_of_the_retrieval_in_the_readme_is_that_of_the_products():

@@ -6,6 +6,12 @@ from typing import Any
 # For models of four layers, counted from 0: the first layer with attention has an MLP before it.
 ATTENTION_LAYERS = {"no_attention": [], "one_attention_layer": [1], "two_attention_layers": [1, 3]}
 
+
+def label_ablation(name: str) -> str:
+    """What the runs of an ablation are called in results."""
+    return f"ait, {name.replace('_', ' ')}"
+
+
 # Changes to the AiT of a recipe. "model_config" is merged into the recipe's; the rest are flags.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_balance_loss": {"model_config": {"balance_loss_coef": 0.0}},

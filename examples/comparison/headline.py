@@ -1,7 +1,9 @@
 """What `RESULTS.md` begins with: what was trained to the end, and whether the memory helps."""
 
+from itertools import chain
 from pathlib import Path
 
+from examples.comparison.ablations import ATTENTION_LAYERS, label_ablation
 from examples.comparison.costs import describe_cost
 from examples.comparison.plots import name_model
 from examples.comparison.sections import (
@@ -31,11 +33,9 @@ OTHERS = (
 )
 HEADLINE = ("ait", *WITHOUT, *OTHERS)
 # By the layers that have self-attention: the AiT, and the same without its workspace.
-ATTENTION_LAYERS = {
-    "none": ("ait, no attention", "ait, no attention without memory"),
-    "one": ("ait, one attention layer", "ait, one attention layer without memory"),
-    "two": ("ait, two attention layers", "ait, two attention layers without memory"),
-    "all": ("ait", "ait_no_workspace"),
+FEWER_ATTENTION_LAYERS = {
+    number: (label_ablation(name), label_ablation(f"{name}_without_memory"))
+    for number, name in zip(("none", "one", "two"), ATTENTION_LAYERS, strict=True)
 }
 
 
@@ -128,15 +128,14 @@ def write_attention_layers(results: Results) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for _, path, groups in iterate_comparisons(results):
-        fewer = [label for number, labels in ATTENTION_LAYERS.items() if number != "all" for label in labels]
-        if all(label not in groups for label in fewer):
+        if groups.keys().isdisjoint(chain(*FEWER_ATTENTION_LAYERS.values())):
             continue
         title, _, _ = describe_recipe(path, groups)
-        for number, labels in ATTENTION_LAYERS.items():
+        # Fewer than all is run on recipes that set the depth themselves.
+        depth = read_setting(path)[0]["model_config"]["num_hidden_layers"]
+        for number, labels in {**FEWER_ATTENTION_LAYERS, f"all {depth}": ("ait", "ait_no_workspace")}.items():
             if any(label in groups for label in labels):
-                # Fewer than all is run on recipes that set the depth themselves.
-                depth = read_setting(path)[0]["model_config"]["num_hidden_layers"]
-                cells = [title, f"{count_epochs(path, groups):g}", f"all {depth}" if number == "all" else number]
+                cells = [title, f"{count_epochs(path, groups):g}", number]
                 for label in labels:
                     values = [score(run) for run in groups.get(label, [])]
                     cells += [describe(values) if values else "not run", str(len(values))]

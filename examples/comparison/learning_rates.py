@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.comparison.plan import Setting, Variant
-from examples.comparison.runs import read_text_of_recipe
+from examples.comparison.runs import has_changed
 from examples.comparison.statistics import group_runs, name_setting, score
 from examples.errors import InputError
 from examples.training.checkpoints import read_json
@@ -70,7 +70,7 @@ def read_choices(file: str, settings: Iterable[Setting], variants: list[Variant]
         raise InputError(f"There is no choice of learning rates in {file!r}: make one with `--learning_rates`.")
     scores, chosen = score_learning_rates(results["runs"]), {}
     for setting in settings:
-        if results["recipes"].get(setting.recipe, text := read_text_of_recipe(setting.recipe)) != text:
+        if has_changed(setting.recipe, results):
             raise InputError(f"{file!r} is of {setting.recipe!r} as it was before a change: choose again.")
         models = scores.get(name_setting(setting._asdict()), {})
         for variant in variants:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from examples.comparison.ablations import ABLATIONS
+from examples.comparison.ablations import ABLATIONS, label_ablation
 from examples.data.catalog import IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.data.sort_of_clevr import QUESTION_SIZE
 from examples.errors import InputError
@@ -84,7 +84,7 @@ class Run:
 def list_variants(architectures: list[str], ablations: list[str]) -> list[Variant]:
     """What is compared in every setting, in this order."""
     variants = [Variant(name, name, {}) for name in architectures]
-    return variants + [Variant(f"ait, {name.replace('_', ' ')}", "ait", ABLATIONS[name]) for name in ablations]
+    return variants + [Variant(label_ablation(name), "ait", ABLATIONS[name]) for name in ablations]
 
 
 def list_settings(recipes: Mapping[str, dict[str, Any]], sizes: list[str]) -> list[Setting]:

@@ -39,6 +39,12 @@ def read_text_of_recipe(path: str) -> str:
     return redact(Path(path).read_text(encoding="utf-8"))
 
 
+def has_changed(path: str, results: dict[str, Any]) -> bool:
+    """Whether a recipe is no longer what results files keep of it; one that they do not keep counts as the same."""
+    kept = results.get("recipes", {})
+    return path in kept and kept[path] != read_text_of_recipe(path)
+
+
 def is_finished(run: Run) -> bool:
     """Whether the folder of the run holds whole results; a run without goes on."""
     return bool(read_results(run.folder))
@@ -86,8 +92,8 @@ def read_comparison(
         raise InputError(
             f"{results_file} holds {reason}, which would be lost. Name another `--results`, or say `--overwrite True`."
         )
-    for path in sorted({run.key.recipe for run in planned} & earlier.get("recipes", {}).keys()):
-        if earlier["recipes"][path] != read_text_of_recipe(path):
+    for path in sorted({run.key.recipe for run in planned}):
+        if has_changed(path, earlier):
             raise InputError(
                 f"{results_file} holds the results of {path!r} as it was before a change. Name another `--results` "
                 "and another `--output_dir`."

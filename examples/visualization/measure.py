@@ -152,8 +152,7 @@ def observe(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> Observati
     if layout.question is not None:
         # A layer without self-attention looks at nothing.
         question_attention = torch.zeros_like(retrieval[:, :, layout.patches, 0])
-        layers = model.config.attention_layers
-        for layer, weights in zip(range(len(retrieval)) if layers is None else layers, outputs.attentions or ()):
+        for layer, weights in zip(model.config.layers_with_attention, outputs.attentions or ()):
             question_attention[layer] = weights[:, :, layout.question, layout.patches].mean(dim=1)
     return Observation(
         layout,
