@@ -286,11 +286,8 @@ def main(argv: list[str] | None = None) -> None:
             results["costs"] = measure_costs(builders, setting, arguments.num_cost_rounds)
         results["cost_hardware"] = results["hardware"]
     write_json(results_file, results)
-    if arguments.learning_rates:
-        table = "\n".join([*describe_choices(results["runs"]), ""])
-    else:
-        table = make_table(results["runs"], results["costs"])
-    print(f"\n{table}\nWritten: {results_file}.")
+    choices = "\n".join(describe_choices(results["runs"])) + "\n" if arguments.learning_rates else ""
+    print(f"\n{choices or make_table(results['runs'], results['costs'])}\nWritten: {results_file}.")
 
 
 if __name__ == "__main__":

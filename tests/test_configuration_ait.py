@@ -265,8 +265,9 @@ def test_config_declares_no_field_that_nothing_reads():
     sources = "".join(path.read_text() for path in Path(modeling_ait.__file__).parent.glob("*_ait.py"))
     for field in dataclasses.fields(AiTConfig):
         if field.name not in inherited:
-            # The two sizes are read as a pair.
+            # The two sizes are read as a pair, the layers with attention as those that there are.
             name = field.name.replace("image_size", "image_shape").replace("patch_size", "patch_shape")
+            name = name.replace("attention_layers", "layers_with_attention")
             assert re.search(rf"config\.{name}\b", sources), f"{field.name} is declared but never read"
 
 
