@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     from examples.training.results import describe_command, describe_setting, write_json
 
     quieten_libraries(verbose=False)
-    data = load_image_data(data_arguments)
+    data = load_image_data(data_arguments, trains=False)
     checkpoints = [
         {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments, data_arguments)}
         for checkpoint in tqdm(arguments.checkpoints, unit="checkpoint", leave=False, disable=None)

@@ -148,7 +148,7 @@ def open_inputs(
     numbers = (arguments.num_samples, num_labelled, arguments.batch_size)
     if has_questions:
         return open_questions(load_questions(data), processor, *numbers)
-    loaded = load_image_data(data)
+    loaded = load_image_data(data, trains=False)
     indices = find_indices(str(arguments.checkpoint), name_labels(model), loaded)
     return open_classes(loaded, processor, indices, *numbers)
 

@@ -1,6 +1,6 @@
 """Data sets by name: loading, checks, and the choice of splits and columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -149,6 +149,14 @@ def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
     return found
 
 
+def choose_only_split(splits: datasets.DatasetDict, arguments: DataArguments) -> DataArguments:
+    """Where nothing is trained and no split to train on is there, the one to evaluate on names the classes too."""
+    if arguments.train_split != DataArguments.train_split or arguments.train_split in splits:
+        return arguments
+    name = arguments.eval_split or next((name for name in ("test", "validation") if name in splits), None)
+    return arguments if name is None else replace(arguments, train_split=name, eval_split=name, hold_out=False)
+
+
 def choose_eval_split(
     splits: datasets.DatasetDict, arguments: DataArguments, label_column: str, label_names: list[str]
 ) -> str | None:
@@ -229,9 +237,13 @@ def refuse_unused_arguments(arguments: DataArguments, has_eval_split: bool) -> N
         )
 
 
-def load_image_data(arguments: DataArguments) -> ImageData:
+def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
     """
     Load, check and cut to size the data set that the arguments name.
+
+    Args:
+        arguments: What to load.
+        trains: Whether something is trained on it. If not, a split to evaluate on is enough.
 
     Raises:
         InputError: if it cannot be found or does not fit; the message says what there is.
@@ -240,6 +252,8 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
         raise InputError(f"{arguments.dataset_name!r} has questions: train on it with `examples.{benchmark.task}`.")
     splits = load_splits(arguments, benchmark)
+    if not trains:
+        arguments = choose_only_split(splits, arguments)
     train = splits[find_split(splits, arguments.train_split, "--train_split")]
     image_column, label_column = choose_columns(train, arguments, benchmark)
     label_names = read_label_names(train, label_column)
@@ -249,7 +263,7 @@ def load_image_data(arguments: DataArguments) -> ImageData:
     parts = {"training": train}
     if eval_split is not None:
         parts["evaluation"] = splits[eval_split]
-        if parts["evaluation"] is train:
+        if trains and parts["evaluation"] is train:
             print(f"Warning: the {eval_split} split is both trained and evaluated on.")
     shards = train if isinstance(train, Shards) else None
     if shards is not None:

@@ -113,7 +113,7 @@ def load_images(opened: Opened, checkpoint: str, arguments: DataArguments, num_i
     if benchmark is not None and benchmark.builder is not None:
         num_test = min(num_images, arguments.generator_test_size or benchmark.num_test)
         arguments = replace(arguments, generator_train_size=NUM_TRAIN_GENERATED, generator_test_size=num_test)
-    data: ImageData = load_image_data(arguments)
+    data: ImageData = load_image_data(arguments, trains=False)
     indices = find_indices(checkpoint, opened.model.config.id2label or {}, data)
     if are_unnamed(opened.label_names):
         opened.label_names = list(data.label_names)

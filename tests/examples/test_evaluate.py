@@ -1,6 +1,7 @@
 """Evaluating a checkpoint: on its own data the recorded accuracy comes out, on others it is not compared."""
 
 import json
+import shutil
 
 import datasets
 import pytest
@@ -140,6 +141,20 @@ def test_held_out_part_is_the_same_again(image_folder, tmp_path):
     image_classification.main([*flags, "--eval_fraction", "0.4"])
     evaluate.main([str(tmp_path / "run"), "--max_difference", "0", "--output", str(tmp_path / "out.json")])
     assert json.loads((tmp_path / "out.json").read_text())["data"]["eval_fraction"] == 0.4
+
+
+def test_data_set_with_a_test_split_alone_is_enough(image_folder, tmp_path, capsys):
+    image_classification.main(make_tiny_flags(tmp_path / "run", dataset_name=str(image_folder), crop_padding=None))
+    shutil.copytree(image_folder / "test", tmp_path / "data" / "test")
+    capsys.readouterr()
+    for flags in ([], ["--split", "test"]):
+        evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--device", "cpu", *flags])
+        printed = capsys.readouterr().out
+        assert f"on {len([*(image_folder / 'test').rglob('*.png')])} images" in printed and "Warning" not in printed
+    with pytest.raises(InputError, match="There is no split 'validation'"):
+        evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--split", "validation"])
+    with pytest.raises(InputError, match="There is no split 'train'"):
+        image_classification.main(make_tiny_flags(tmp_path / "other", dataset_name=str(tmp_path / "data")))
 
 
 def test_part_that_was_held_out_of_a_data_set_with_a_test_split_is_the_same_again(tmp_path):
