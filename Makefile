@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# The tests start hundreds of processes: what each imports is compiled once, not by every one of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup train test mutants lint format types conformance clean
 
 help:  ## Show this list
