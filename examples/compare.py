@@ -184,7 +184,8 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
     variants = list_variants(arguments.architectures, arguments.ablations)
     for path, variant in product(recipes, variants):
         # A mistake is better found here than in the log of every run.
-        flags = [path, *passed_on, "--architecture", variant.architecture]
+        held_out = ["--hold_out", "True"] * bool(arguments.learning_rates)
+        flags = [path, *passed_on, *held_out, "--architecture", variant.architecture]
         parse_arguments(flags, None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
     refuse_idle_ablations(settings, recipes, benchmarks, variants)

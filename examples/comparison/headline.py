@@ -5,6 +5,7 @@ from pathlib import Path
 
 from examples.comparison.ablations import ATTENTION_LAYERS, label_ablation
 from examples.comparison.costs import describe_cost
+from examples.comparison.plan import make_config, merge_model_config
 from examples.comparison.plots import name_model
 from examples.comparison.sections import (
     GROUP,
@@ -15,11 +16,13 @@ from examples.comparison.sections import (
     iterate_comparisons,
     read_setting,
 )
-from examples.comparison.statistics import Runs, describe, judge_difference, score
+from examples.comparison.statistics import NO_VERDICT, Runs, describe, judge_difference, score
 
 
 # From this many epochs on a training counts as one to the end; the shorter ones compare models early.
 EPOCHS_TO_THE_END = 40
+# So many seeds make a comparison that a longer one with fewer does not take the place of.
+ENOUGH_SEEDS = 3
 # What the AiT is compared with: the same without its workspace, that with as many parameters, and what else was run.
 WITHOUT = ("ait_no_workspace", "ait_no_workspace_wide_mlp")
 OTHERS = (
@@ -45,15 +48,16 @@ def name_in_line(label: str) -> str:
 
 
 def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]]]:
-    """By title of the data, the comparison with and without the workspace that trained for the most epochs."""
+    """By title of the data, the comparison with and without the workspace that has most seeds, then most epochs."""
     found: dict[str, tuple[str, str, dict[str, Runs]]] = {}
-    longest: dict[str, float] = {}
+    weights: dict[str, tuple[int, float]] = {}
     for name, path, groups in iterate_comparisons(results):
         if {"ait", "ait_no_workspace"} <= groups.keys():
             title, _, _ = describe_recipe(path, groups)
-            num_epochs = count_epochs(path, groups)
-            if title not in found or num_epochs > longest[title]:
-                found[title], longest[title] = (name, path, groups), num_epochs
+            num_seeds = min(len(groups["ait"]), len(groups["ait_no_workspace"]), ENOUGH_SEEDS)
+            weight = (num_seeds, count_epochs(path, groups))
+            if weight > weights.get(title, (0, 0.0)):
+                found[title], weights[title] = (name, path, groups), weight
     return found
 
 
@@ -82,11 +86,12 @@ def write_headline(results: Results) -> list[str]:
                 difference, verdict = judge_difference(ours, others)
                 against = name_in_line(other).replace("AiT", "the same")
                 verdicts.append(f"- {title}: AiT against {against}: {difference}, {verdict}.")
-                if other in WITHOUT:
+                if other in WITHOUT and verdict != NO_VERDICT:
                     about_workspace.append(verdicts[-1])
     lines += [
         "",
-        "Accuracy: mean ± standard deviation over seeds. Time: the AiT is 1.00. Verdicts are at p < 0.05 (Welch).",
+        "Accuracy: mean ± standard deviation over seeds. Time: the AiT is 1.00. Differences: ± their standard error, "
+        "with p and the 95 % interval (Welch); verdicts are at p < 0.05.",
     ]
     lines += ["", *verdicts, "", sum_up(about_workspace), ""]
     if sizes:
@@ -131,8 +136,9 @@ def write_attention_layers(results: Results) -> list[str]:
         if groups.keys().isdisjoint(chain(*FEWER_ATTENTION_LAYERS.values())):
             continue
         title, _, _ = describe_recipe(path, groups)
-        # Fewer than all is run on recipes that set the depth themselves.
-        depth = read_setting(path)[0]["model_config"]["num_hidden_layers"]
+        recipe, _ = read_setting(path)
+        size = next(iter(groups.values()))[0].get("size", recipe.get("size"))
+        depth = make_config(size, merge_model_config(recipe, {})).num_hidden_layers
         for number, labels in {**FEWER_ATTENTION_LAYERS, f"all {depth}": ("ait", "ait_no_workspace")}.items():
             if any(label in groups for label in labels):
                 cells = [title, f"{count_epochs(path, groups):g}", number]
@@ -145,7 +151,12 @@ def write_attention_layers(results: Results) -> list[str]:
 
 def sum_up(verdicts: list[str]) -> str:
     """What the verdicts say together of the paper's claim that the workspace helps."""
+    if not verdicts:
+        return "Too few seeds have been run to say whether the workspace makes a difference."
     better, worse = (sum(verdict.endswith(f", {word}.") for verdict in verdicts) for word in ("better", "worse"))
     if better == worse == 0:
-        return "On none of them does the workspace make a significant difference."
+        return (
+            "In none of these comparisons does the workspace make a significant difference. That is not equality: "
+            "differences within the intervals are not excluded."
+        )
     return f"The workspace is significantly better in {better} and worse in {worse} of {len(verdicts)} comparisons."

@@ -14,14 +14,14 @@ from examples.training.checkpoints import read_json
 
 KIND = "learning rates"
 SEPARATOR = ", learning rate "
-# Mean accuracies in percent by setting, model and learning rate.
-Scores = dict[str, dict[str, dict[float, float]]]
+# Accuracies in percent, one for each seed, by setting, model and learning rate.
+Scores = dict[str, dict[str, dict[float, list[float]]]]
 
 
 def try_learning_rates(variants: list[Variant], rates: list[float]) -> list[Variant]:
     """Each model with each learning rate."""
     return [
-        Variant(f"{variant.label}{SEPARATOR}{rate:g}", variant.architecture, {**variant.change, "learning_rate": rate})
+        Variant(f"{variant.label}{SEPARATOR}{rate!r}", variant.architecture, {**variant.change, "learning_rate": rate})
         for variant in variants
         for rate in rates
     ]
@@ -33,14 +33,13 @@ def score_learning_rates(runs: list[dict[str, Any]]) -> Scores:
     for setting, groups in group_runs(runs).items():
         for label, members in groups.items():
             model, _, rate = label.rpartition(SEPARATOR)
-            mean = statistics.mean(score(run) for run in members)
-            scores.setdefault(setting, {}).setdefault(model, {})[float(rate)] = mean
+            scores.setdefault(setting, {}).setdefault(model, {})[float(rate)] = [score(run) for run in members]
     return scores
 
 
-def choose_best(scores: Mapping[float, float]) -> float:
-    """The learning rate with the highest accuracy; of equal ones the first that was tried."""
-    return max(scores, key=scores.__getitem__)
+def choose_best(scores: Mapping[float, list[float]]) -> float:
+    """The learning rate with the highest mean accuracy; of equal ones the first that was tried."""
+    return max(scores, key=lambda rate: statistics.mean(scores[rate]))
 
 
 def describe_choices(runs: list[dict[str, Any]]) -> list[str]:
@@ -49,10 +48,10 @@ def describe_choices(runs: list[dict[str, Any]]) -> list[str]:
     for setting, models in score_learning_rates(runs).items():
         for model, by_rate in models.items():
             best = choose_best(by_rate)
-            tried = ", ".join(f"{rate:g}: {accuracy:.2f}" for rate, accuracy in by_rate.items())
+            tried = ", ".join(f"{rate!r}: {statistics.mean(accuracies):.2f}" for rate, accuracies in by_rate.items())
             is_at_end = len(by_rate) > 1 and best in (min(by_rate), max(by_rate))
             mark = "at the end of what was tried" if is_at_end else ""
-            lines.append(f"| `{setting}` | {model} | {tried} | {best:g} | {mark} |")
+            lines.append(f"| `{setting}` | {model} | {tried} | {best!r} | {mark} |")
     return lines
 
 
@@ -77,10 +76,12 @@ def read_choices(file: str, settings: Iterable[Setting], variants: list[Variant]
             by_rate = models.get(variant.label) or models.get(variant.architecture)
             if by_rate is None:
                 raise InputError(f"{file!r} has no learning rate of {variant.label!r} for {setting.name!r}.")
-            if missing := sorted(set(results["setting"]["learning_rates"]) - by_rate.keys()):
-                raise InputError(
-                    f"{file!r} lacks runs of {variant.label!r} with the learning rate {missing[0]:g}: call its "
-                    "command again, which goes on."
-                )
+            for rate in results["setting"]["learning_rates"]:
+                # A mean over fewer seeds than the others' is not comparable.
+                if len(by_rate.get(rate, [])) < len(results["seeds"]):
+                    raise InputError(
+                        f"{file!r} lacks runs of {variant.label!r} with the learning rate {rate!r}: call its command "
+                        "again, which goes on."
+                    )
             chosen[setting, variant.label] = choose_best(by_rate)
     return chosen

@@ -154,7 +154,10 @@ def refuse_idle_ablations(
         recipe, task = recipes[setting.recipe], describe_task(benchmarks[setting.recipe])
         before = make_config(setting.size, {**merge_model_config(recipe, {}), **task}).to_dict()
         for variant in variants:
-            after = make_config(setting.size, {**merge_model_config(recipe, variant.change), **task}).to_dict()
+            try:
+                after = make_config(setting.size, {**merge_model_config(recipe, variant.change), **task}).to_dict()
+            except InputError as error:
+                raise InputError(f"{variant.label!r} cannot be run on {setting.recipe!r}: {error}") from None
             if "model_config" in variant.change and after == before:
                 raise InputError(
                     f"The ablation {variant.label!r} changes nothing in {setting.recipe!r}: leave it out."

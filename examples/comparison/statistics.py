@@ -8,6 +8,7 @@ from scipy import stats
 
 
 Runs = list[dict[str, Any]]
+NO_VERDICT = "not judged"
 
 
 def score(run: dict[str, Any], group: str | None = None) -> float:
@@ -32,19 +33,21 @@ def find_interval(values: list[float]) -> tuple[float, float]:
 
 def judge_difference(ours: list[float], others: list[float]) -> tuple[str, str]:
     """
-    A difference of means with its standard error and Welch's p, and the verdict: better, worse or not significant.
+    A difference of means with its standard error and, by Welch, its p and 95 % interval, and the verdict on it.
 
-    The verdict is at p < 0.05. With three seeds that takes a difference of some three to four standard errors.
+    The verdict is better, worse or not significant, at p < 0.05, which takes a difference of some three to four
+    standard errors with three seeds; with a single seed there is none.
     """
     if min(len(ours), len(others)) < 2:
-        return "too few seeds to tell", "not significant"
+        return "too few seeds to tell", NO_VERDICT
     difference = statistics.mean(ours) - statistics.mean(others)
     error = math.sqrt(sum(statistics.variance(values) / len(values) for values in (ours, others)))
-    p_value = float(stats.ttest_ind(ours, others, equal_var=False).pvalue)
+    test = stats.ttest_ind(ours, others, equal_var=False)
+    low, high = test.confidence_interval(0.95)
     verdict = "not significant"
-    if p_value < 0.05:
+    if test.pvalue < 0.05:
         verdict = "better" if difference > 0 else "worse"
-    return f"{difference:+.2f} ± {error:.2f} points (p = {p_value:.3f})", verdict
+    return f"{difference:+.2f} ± {error:.2f} points (p = {test.pvalue:.3f}, {low:+.2f} to {high:+.2f})", verdict
 
 
 def group_runs(runs: Runs) -> dict[str, dict[str, Runs]]:

@@ -151,10 +151,13 @@ def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
 
 def choose_only_split(splits: datasets.DatasetDict, arguments: DataArguments) -> DataArguments:
     """Where nothing is trained and no split to train on is there, the one to evaluate on names the classes too."""
-    if arguments.train_split != DataArguments.train_split or arguments.train_split in splits:
+    is_chosen = arguments.hold_out or arguments.train_split != DataArguments.train_split
+    if is_chosen or arguments.train_split in splits:
         return arguments
-    name = arguments.eval_split or next((name for name in ("test", "validation") if name in splits), None)
-    return arguments if name is None else replace(arguments, train_split=name, eval_split=name, hold_out=False)
+    name = next((name for name in ("test", "validation") if name in splits), None)
+    if arguments.eval_split is not None:
+        name = find_split(splits, arguments.eval_split, "--eval_split")
+    return arguments if name is None else replace(arguments, train_split=name, eval_split=name)
 
 
 def choose_eval_split(
@@ -187,9 +190,8 @@ def choose_columns(data: datasets.Dataset, arguments: DataArguments, benchmark: 
     label_columns: tuple[str, ...] = ("label", "labels") if benchmark is None else (benchmark.label_column,)
     if isinstance(data, Shards):
         label_columns += data.label_fields
-    image_column = choose_image_column(data, arguments, benchmark)
     label_column = choose_column(arguments.label_column, label_columns, data.column_names, "--label_column")
-    return image_column, label_column
+    return choose_image_column(data, arguments, benchmark), label_column
 
 
 def check_columns(data: datasets.Dataset, image_column: str, label_column: str, split: str) -> None:
@@ -239,11 +241,7 @@ def refuse_unused_arguments(arguments: DataArguments, has_eval_split: bool) -> N
 
 def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
     """
-    Load, check and cut to size the data set that the arguments name.
-
-    Args:
-        arguments: What to load.
-        trains: Whether something is trained on it. If not, a split to evaluate on is enough.
+    Load, check and cut to size the data set that the arguments name; unless `trains`, no split to train on is needed.
 
     Raises:
         InputError: if it cannot be found or does not fit; the message says what there is.
@@ -263,7 +261,9 @@ def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
     parts = {"training": train}
     if eval_split is not None:
         parts["evaluation"] = splits[eval_split]
-        if trains and parts["evaluation"] is train:
+        if parts["evaluation"] is train and not trains:
+            del parts["training"]
+        elif parts["evaluation"] is train:
             print(f"Warning: the {eval_split} split is both trained and evaluated on.")
     shards = train if isinstance(train, Shards) else None
     if shards is not None:
@@ -278,21 +278,23 @@ def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
     if arguments.check_images:
         check_images(parts, image_column)
     if arguments.skip_bad_images:
-        given = parts["training"][label_column][:]
+        given = [] if "training" not in parts else parts["training"][label_column][:]
         parts = {split: leave_out_bad_images(data, image_column, split) for split, data in parts.items()}
-        refuse_empty(parts["training"], "training", arguments.dataset_name)
-        warn_of_lost_classes(given, parts["training"][label_column][:], label_names)
+        if "training" in parts:
+            refuse_empty(parts["training"], "training", arguments.dataset_name)
+            warn_of_lost_classes(given, parts["training"][label_column][:], label_names)
     if "evaluation" not in parts:
         parts["training"], parts["evaluation"] = hold_out(
             parts["training"], label_column, label_names, arguments.eval_fraction
         )
-    else:
+    elif "training" in parts:
         warn_of_single_images(parts["training"][label_column][:], label_names)
     limits = {"training": arguments.max_train_samples, "evaluation": arguments.max_eval_samples}
     for split, data in parts.items():
         data = cut_to_size(data, limits[split], split, arguments.dataset_name)
         # Decoded by `decode_image`, which can name the file that it cannot read.
         parts[split] = data.cast_column(image_column, datasets.Image(decode=False))
-    train, evaluation = parts["training"], parts["evaluation"]
+    evaluation = parts["evaluation"]
+    train = parts.get("training", evaluation)
     warn_of_unseen_classes(train[label_column][:], evaluation[label_column][:], label_names)
     return ImageData(str(arguments.dataset_name), train, evaluation, image_column, label_column, label_names, shards)

@@ -258,7 +258,7 @@ def count_flops(build: Builder, mode: str, setting: CostSetting) -> float:
     inputs: dict[str, Any] = make_inputs(model, CostSetting(setting.batch_size))
     if isinstance(model, AiTPreTrainedModel):
         # A frozen workspace is not written of itself.
-        inputs["update_memory"] = mode == TRAINING
+        inputs["update_memory"] = mode == TRAINING and model.config.update_memory
     # The counter does not know the CPU's fused attention; as plain matrix products it is counted.
     bags: dict[Any, Any] = {torch.ops.aten._embedding_bag_forward_only: count_bag_flops}
     counter = FlopCounterMode(display=False, custom_mapping=bags)

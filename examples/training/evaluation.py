@@ -101,6 +101,10 @@ def choose_data(record: dict[str, Any], given: dict[str, Any]) -> DataArguments:
     if "eval_split" in given:
         # A held-out part is one of another split.
         recorded = {name: value for name, value in recorded.items() if name not in ("hold_out", "eval_fraction")}
+    if given.get("hold_out"):
+        recorded.pop("eval_split", None)
+    if given.get("hold_out") is False:
+        recorded.pop("eval_fraction", None)
     check_recipe(recorded, (DataArguments,), f"What {RESULTS_FILE} records")
     chosen = {**recorded, **given}
     if "dataset_name" not in chosen:

@@ -19,10 +19,12 @@ from examples.compare import main, make_table
 from examples.comparison import costs as costs_module
 from examples.comparison import runs as runs_module
 from examples.comparison.costs import make_builders, measure_costs
+from examples.comparison.learning_rates import score_learning_rates, try_learning_rates
 from examples.comparison.plan import (
     ABLATIONS,
     Run,
     RunKey,
+    Variant,
     choose_benchmark,
     list_settings,
     list_variants,
@@ -354,6 +356,14 @@ def test_flops_of_the_write_are_those_of_what_it_selects():
     assert written - read == 2 * (folding + selecting + output)
 
 
+def test_memory_that_training_does_not_write_costs_no_write():
+    config = AiTConfig(**TINY_MODEL, num_labels=3, update_memory=False)
+    flops = [
+        count_flops(lambda: build_architecture("ait", config), mode, CostSetting(4)) for mode in (TRAINING, INFERENCE)
+    ]
+    assert flops[0] == flops[1]
+
+
 def test_memory_of_every_recipe_is_measured_before_the_first_timing(recipe, monkeypatch):
     """A process starts with the high-water mark of its parent, so that a timing in between would hide all of it."""
     second = recipe.with_name("second.yaml")
@@ -442,18 +452,44 @@ def test_choice_of_learning_rates_that_cannot_be_used_is_refused(recipe, tmp_pat
     flags = [str(recipe), "--architectures", "ait", "--learning_rates_from", str(file)]
     flags += ["--output_dir", str(tmp_path / "runs")]
     run = {"recipe": str(recipe), "label": "ait, learning rate 0.1", "accuracy": 0.5, "seed": 0}
+    # A second seed of one rate alone.
+    uneven = [run, run | {"seed": 1}, run | {"label": "ait, learning rate 0.2"}]
     choice = {"kind": "learning rates", "runs": [run], "recipes": {}, "setting": {"learning_rates": [0.1, 0.2]}}
+    choice["seeds"] = [0]
     for change, message in (
         (None, "There is no choice of learning rates in .*rates.json': make one with `--learning_rates`"),
         ({"kind": "comparison"}, "There is no choice of learning rates"),
         ({"recipes": {str(recipe): "other"}}, "as it was before a change"),
         ({"runs": []}, "has no learning rate of 'ait' for 'tiny'"),
         ({}, "lacks runs of 'ait' with the learning rate 0.2"),
+        ({"runs": uneven, "seeds": [0, 1]}, "lacks runs of 'ait' with the learning rate 0.2"),
     ):
         if change is not None:
             file.write_text(json.dumps({**choice, **change}))
         with pytest.raises(InputError, match=message):
             main(flags)
+
+
+def test_learning_rates_keep_all_their_digits():
+    rates = [0.00031622777, 1e-3, 1.0000001e-3]
+    runs = [
+        {"recipe": "a.yaml", "label": variant.label, "accuracy": 0.5, "seed": 0}
+        for variant in try_learning_rates([Variant("ait", "ait", {})], rates)
+    ]
+    assert list(score_learning_rates(runs)["a.yaml"]["ait"]) == rates
+
+
+def test_ablation_that_a_recipe_cannot_have_is_named(tmp_path):
+    flags = ["sort_of_clevr_full_cpu", "--ablations", "no_attention", "--output_dir", str(tmp_path)]
+    with pytest.raises(InputError, match=r"'ait, no attention' cannot be run on '.*sort_of_clevr_full_cpu\.yaml'"):
+        main(flags)
+
+
+def test_split_that_no_learning_rate_may_be_chosen_on_is_refused_before_the_runs(recipe, tmp_path):
+    flags = [str(recipe), "--learning_rates", "1e-2", "--output_dir", str(tmp_path / "runs"), "--eval_split", "test"]
+    with pytest.raises(InputError, match="one of `--hold_out` and `--eval_split`"):
+        main(flags)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_comparison_runs_in_slices(recipe, tmp_path, capfd, monkeypatch, forked_runs):

@@ -143,6 +143,13 @@ def test_held_out_part_is_the_same_again(image_folder, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["data"]["eval_fraction"] == 0.4
 
 
+def test_recorded_part_gives_way_to_the_one_that_is_asked_for(image_folder):
+    record = {"arguments": {"dataset_name": str(image_folder), "hold_out": True, "eval_fraction": 0.4}}
+    assert choose_data(record, {"hold_out": False}).eval_fraction == DataArguments.eval_fraction
+    record = {"arguments": {"dataset_name": str(image_folder), "eval_split": "test"}}
+    assert choose_data(record, {"hold_out": True}).eval_split is None
+
+
 def test_data_set_with_a_test_split_alone_is_enough(image_folder, tmp_path, capsys):
     image_classification.main(make_tiny_flags(tmp_path / "run", dataset_name=str(image_folder), crop_padding=None))
     shutil.copytree(image_folder / "test", tmp_path / "data" / "test")
@@ -151,8 +158,17 @@ def test_data_set_with_a_test_split_alone_is_enough(image_folder, tmp_path, caps
         evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--device", "cpu", *flags])
         printed = capsys.readouterr().out
         assert f"on {len([*(image_folder / 'test').rglob('*.png')])} images" in printed and "Warning" not in printed
-    with pytest.raises(InputError, match="There is no split 'validation'"):
-        evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--split", "validation"])
+    evaluate_on = [str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data")]
+    with pytest.raises(InputError, match=r"There is no split 'validation' \(`--eval_split`\)"):
+        evaluate.main([*evaluate_on, "--split", "validation"])
+    # Nothing is held out of what is not there.
+    with pytest.raises(InputError, match="There is no split 'train'"):
+        evaluate.main([*evaluate_on, "--hold_out", "True"])
+    (tmp_path / "data" / "test" / "cat" / "0.png").write_bytes(b"no image")
+    capsys.readouterr()
+    evaluate.main([*evaluate_on, "--device", "cpu", "--skip_bad_images", "True"])
+    printed = capsys.readouterr().out
+    assert printed.count("Left out of") == 1 and "training" not in printed and "on 5 images" in printed
     with pytest.raises(InputError, match="There is no split 'train'"):
         image_classification.main(make_tiny_flags(tmp_path / "other", dataset_name=str(tmp_path / "data")))
 

@@ -31,6 +31,9 @@ def test_difference_has_the_standard_error_of_both_means():
     # Variances 4 and 1 over three seeds each.
     assert text.startswith(f"+10.00 ± {math.sqrt(5 / 3):.2f} points (p = ")
     assert verdict == "better"
+    # Welch's degrees of freedom are 50 / 17, of which Student's 97.5 % quantile is 3.2217.
+    half = 3.2217 * math.sqrt(5 / 3)
+    assert text.endswith(f", {10 - half:+.2f} to {10 + half:+.2f})")
     assert judge_difference([1.0, 2.0, 3.0], [10.0, 12.0, 14.0])[1] == "worse"
 
 
@@ -40,7 +43,7 @@ def test_difference_between_five_and_ten_percent_is_not_significant():
     p_value = stats.ttest_ind(ours, others, equal_var=False).pvalue
     assert 0.05 < p_value < 0.1
     assert verdict == "not significant"
-    assert f"(p = {p_value:.3f})" in text
+    assert f"(p = {p_value:.3f}, " in text
     assert judge_difference(others, ours)[1] == "not significant"
 
 
@@ -56,12 +59,12 @@ def test_difference_of_unequal_spreads_is_judged_by_welch():
     equal = stats.ttest_ind(ours, others, equal_var=True).pvalue
     welch = stats.ttest_ind(ours, others, equal_var=False).pvalue
     assert f"{equal:.3f}" != f"{welch:.3f}"
-    assert f"(p = {welch:.3f})" in text
+    assert f"(p = {welch:.3f}, " in text
 
 
 @pytest.mark.parametrize(("ours", "others"), [([1.0], [2.0, 3.0]), ([1.0, 2.0], [3.0])])
 def test_one_seed_tells_nothing(ours, others):
-    assert judge_difference(ours, others) == ("too few seeds to tell", "not significant")
+    assert judge_difference(ours, others) == ("too few seeds to tell", "not judged")
 
 
 def test_summary_of_each_model_on_each_recipe():
