@@ -179,13 +179,14 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
     )
     from examples.comparison.statistics import name_setting
 
+    if arguments.learning_rates:
+        passed_on = [*passed_on, "--hold_out", "True"]
     recipes = {path: read_recipe(path) for path in arguments.recipes}
     settings = list_settings(recipes, arguments.size)
     variants = list_variants(arguments.architectures, arguments.ablations)
     for path, variant in product(recipes, variants):
         # A mistake is better found here than in the log of every run.
-        held_out = ["--hold_out", "True"] * bool(arguments.learning_rates)
-        flags = [path, *passed_on, *held_out, "--architecture", variant.architecture]
+        flags = [path, *passed_on, "--architecture", variant.architecture]
         parse_arguments(flags, None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
     refuse_idle_ablations(settings, recipes, benchmarks, variants)
@@ -194,7 +195,6 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
         chosen = read_choices(arguments.learning_rates_from, settings, variants)
     if arguments.learning_rates:
         variants = try_learning_rates(variants, arguments.learning_rates)
-        passed_on = [*passed_on, "--hold_out", "True"]
     planned = plan_runs(
         settings, recipes, benchmarks, variants, arguments.seeds, arguments.output_dir, passed_on, chosen
     )

@@ -13,6 +13,7 @@ from examples.comparison.sections import (
     Results,
     count_epochs,
     describe_recipe,
+    find_size,
     iterate_comparisons,
     read_setting,
 )
@@ -136,9 +137,8 @@ def write_attention_layers(results: Results) -> list[str]:
         if groups.keys().isdisjoint(chain(*FEWER_ATTENTION_LAYERS.values())):
             continue
         title, _, _ = describe_recipe(path, groups)
-        recipe, _ = read_setting(path)
-        size = next(iter(groups.values()))[0].get("size", recipe.get("size"))
-        depth = make_config(size, merge_model_config(recipe, {})).num_hidden_layers
+        model_config = merge_model_config(read_setting(path)[0], {})
+        depth = make_config(find_size(path, groups), model_config).num_hidden_layers
         for number, labels in {**FEWER_ATTENTION_LAYERS, f"all {depth}": ("ait", "ait_no_workspace")}.items():
             if any(label in groups for label in labels):
                 cells = [title, f"{count_epochs(path, groups):g}", number]

@@ -89,9 +89,9 @@ def write_origin(result: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def groups_size(groups: dict[str, Runs]) -> str | None:
-    """The size that the command chose for these runs, if it did."""
-    return next(iter(groups.values()))[0].get("size")
+def find_size(path: str, groups: dict[str, Runs]) -> str | None:
+    """The size of the paper that these runs are of, chosen by the command or by the recipe, if any."""
+    return next(iter(groups.values()))[0].get("size") or read_setting(path)[0].get("size")
 
 
 def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -103,7 +103,7 @@ def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
             _, benchmark, recipe_variant = describe_recipe(path, groups)
             if benchmark is not BENCHMARKS[name] or (variant is not None and variant != recipe_variant):
                 continue
-            if size is not None and (groups_size(groups) or read_setting(path)[0].get("size")) != size:
+            if size is not None and find_size(path, groups) != size:
                 continue
             if "ait" in groups:
                 values = [score(run, group) for run in groups["ait"]]
