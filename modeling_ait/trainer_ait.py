@@ -102,6 +102,8 @@ class AiTCardMixin:
         **described: Any,
     ):
         """Push model, image processor and card. Arguments are those of [`~transformers.Trainer.push_to_hub`]."""
+        # It saves the model before it waits, into the folder that is being uploaded.
+        self._finish_current_push()  # type: ignore[attr-defined]
         self.card_source = token, revision
         try:
             return super().push_to_hub(  # type: ignore[misc]  # of `Trainer`
@@ -137,7 +139,11 @@ class AiTCardMixin:
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         trainer: Any = self
-        if trainer.is_world_process_zero() and trainer.args.hub_strategy != "end":
+        # The push before may still read the output folder. The Trainer then leaves this one out, or is told not to.
+        before = trainer.push_in_progress
+        is_left_out = before is not None and not before.is_done() and not trainer.args.hub_always_push
+        if trainer.is_world_process_zero() and trainer.args.hub_strategy != "end" and not is_left_out:
+            trainer._finish_current_push()
             for file in Path(checkpoint_folder).glob("*_ait.py"):
                 shutil.copy(file, trainer.args.output_dir)
             self.create_model_card()

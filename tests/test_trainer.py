@@ -1,12 +1,15 @@
 """The model under transformers' own Trainer, as a user calls it."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
+
+from modeling_ait import AiTCardMixin
 
 
 def make_dataset(num_samples=16):
@@ -109,3 +112,46 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(make_model, tmp_path, 
     for name, tensor in uninterrupted.items():
         assert torch.equal(tensor, resumed[name]), name
     assert not torch.equal(uninterrupted["ait.memory.layer_0"], initial.ait.memories[0])
+
+
+class CardTrainer(AiTCardMixin, Trainer):
+    """What README shows."""
+
+
+@pytest.fixture
+def pushing(make_model, tmp_path):
+    """A Trainer whose last push is still reading the output folder, the folder as it is, and what happens in order."""
+    model = make_model()
+    trainer = CardTrainer(model, make_arguments(tmp_path / "run", hub_model_id="user/slow"))
+    trainer.hub_model_id = "user/slow"
+    order = []
+    trainer.push_in_progress = SimpleNamespace(
+        is_done=lambda: "waited" in order, wait_until_done=lambda: order.append("waited")
+    )
+    model.save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "README.md").write_text("The card that is being uploaded.")
+    return trainer, tmp_path / "run", tmp_path / "checkpoint", order
+
+
+def test_push_that_the_trainer_leaves_out_changes_nothing_of_the_one_before(pushing):
+    trainer, folder, checkpoint, order = pushing
+    trainer._push_from_checkpoint(str(checkpoint))
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "README.md": "The card that is being uploaded."
+    }
+    assert order == []
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_push_that_is_made_anyway_waits_for_the_one_before(pushing, monkeypatch, is_last):
+    trainer, _, checkpoint, order = pushing
+    trainer.args.hub_always_push = True
+    monkeypatch.setattr(CardTrainer, "create_model_card", lambda *_, **__: order.append("card"))
+    for upload in ("_push_from_checkpoint", "push_to_hub"):
+        monkeypatch.setattr(Trainer, upload, lambda *_: order.append("pushed"))
+    if is_last:
+        trainer.push_to_hub()
+    else:
+        trainer._push_from_checkpoint(str(checkpoint))
+    assert order == (["waited", "pushed"] if is_last else ["waited", "card", "pushed"])
