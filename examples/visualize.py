@@ -147,7 +147,7 @@ def open_inputs(
         num_labelled = 32 if has_questions else 128
     numbers = (arguments.num_samples, num_labelled, arguments.batch_size)
     if has_questions:
-        return open_questions(load_questions(data), processor, *numbers)
+        return open_questions(load_questions(data, trains=False), processor, *numbers)
     loaded = load_image_data(data, trains=False)
     indices = find_indices(str(arguments.checkpoint), name_labels(model), loaded)
     return open_classes(loaded, processor, indices, *numbers)

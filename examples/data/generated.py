@@ -92,6 +92,7 @@ def load_generated(
     num_proc: int | None = None,
     streaming: bool = False,
     cache_dir: str | Path | None = None,
+    only_test: bool = False,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """
     Generate a benchmark, or open it where it was generated before.
@@ -105,6 +106,7 @@ def load_generated(
         num_proc: Processes that generate. Default: one for each CPU core. The rows do not depend on it.
         streaming: Whether to generate while iterating, without a file.
         cache_dir: Where to keep the files. Default: the cache of `datasets`.
+        only_test: Whether the test split is enough, so that no training split is generated.
 
     Raises:
         InputError: for an unknown variant, a seed out of range or a size below 1.
@@ -123,15 +125,15 @@ def load_generated(
             "A generated benchmark takes a seed of at least 0 and below 2**32 and at least 1 row in each split, not "
             f"seed {seed} and {sizes[0]} training and {sizes[1]} test rows."
         )
-    builder = builder_class(
-        config_name=variant,
-        seed=seed,
-        num_train=sizes[0],
-        num_test=sizes[1],
-        cache_dir=None if cache_dir is None else str(cache_dir),
-    )
+    place = {"cache_dir": None if cache_dir is None else str(cache_dir)}
+    builder = builder_class(config_name=variant, seed=seed, num_train=sizes[0], num_test=sizes[1], **place)
+    if only_test and not Path(builder.cache_dir).exists():
+        # `datasets` prepares all splits of a builder or none. The rows of the test split are the same.
+        sizes[0] = 1
+        builder = builder_class(config_name=variant, seed=seed, num_train=1, num_test=sizes[1], **place)
+    splits = SPLITS[1:] if only_test else SPLITS
     if streaming:
-        return datasets.IterableDatasetDict({split: builder.as_streaming_dataset(split=split) for split in SPLITS})
+        return datasets.IterableDatasetDict({split: builder.as_streaming_dataset(split=split) for split in splits})
     num_shards = -(-max(sizes) // SHARD_SIZE)
     builder.download_and_prepare(num_proc=max(1, min(num_proc or os.cpu_count() or 1, num_shards)))
-    return builder.as_dataset()
+    return datasets.DatasetDict({split: builder.as_dataset(split=split) for split in splits})

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image
 
 from examples.data.arguments import DataArguments
 from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.data.decoding import check_images, leave_out_bad_images
+from examples.data.digits import load_digits
 from examples.data.files import SPLIT_NAMES
 from examples.data.folders import LAYOUTS, holds_data, load_local_folder
 from examples.data.generated import load_generated
@@ -42,21 +42,6 @@ class ImageData:
     shards: Shards | None = None
 
 
-def load_digits() -> datasets.DatasetDict:
-    """Build scikit-learn's 1,797 handwritten digits (8 x 8 pixels), one fifth held out, the same for every seed."""
-    from sklearn.datasets import load_digits as load_sklearn_digits
-
-    digits = load_sklearn_digits()
-    images = (digits.images * (255 / 16)).round().astype(np.uint8)
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(digit) for digit in range(10)])}
-    )
-    data = datasets.Dataset.from_dict(
-        {"image": [Image.fromarray(image) for image in images], "label": digits.target.tolist()}, features=features
-    )
-    return data.train_test_split(test_size=0.2, seed=0, stratify_by_column="label")
-
-
 # The rows before a part is held out or drawn, so that an image that cannot be read is found again.
 ROW_COLUMN = "row"
 EMBEDDED = {"digits": load_digits}
@@ -74,11 +59,11 @@ def refuse_shadowed_folder(name: str) -> None:
     print(f"The folder {name!r} here holds no images and no parquet files: the known data set {name!r} is loaded.")
 
 
-def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datasets.DatasetDict:
+def load_splits(arguments: DataArguments, benchmark: Benchmark | None, trains: bool = True) -> datasets.DatasetDict:
     """
     Load all splits of the data set that the arguments name; for a stream, find the `Shards` of each instead.
 
-    `benchmark` is what `find_benchmark` says of the data set.
+    `benchmark` is what `find_benchmark` says of the data set. Unless `trains`, no split to train on is generated.
     """
     name = arguments.dataset_name
     known = ", ".join([*sorted(EMBEDDED), *BENCHMARKS])
@@ -107,6 +92,7 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None) -> datase
             arguments.generator_seed,
             arguments.generator_train_size,
             arguments.generator_test_size,
+            only_test=not trains and not takes_training_part(arguments) and arguments.eval_split in (None, "test"),
         )
     path = Path(name).expanduser()
     if path.is_dir() and arguments.streaming:
@@ -149,10 +135,14 @@ def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
     return found
 
 
+def takes_training_part(arguments: DataArguments) -> bool:
+    """Whether a split to train on has a part in the evaluation."""
+    return arguments.hold_out or arguments.train_split != DataArguments.train_split
+
+
 def choose_only_split(splits: datasets.DatasetDict, arguments: DataArguments) -> DataArguments:
     """Where nothing is trained and no split to train on is there, the one to evaluate on names the classes too."""
-    is_chosen = arguments.hold_out or arguments.train_split != DataArguments.train_split
-    if is_chosen or arguments.train_split in splits:
+    if takes_training_part(arguments) or arguments.train_split in splits:
         return arguments
     name = next((name for name in ("test", "validation") if name in splits), None)
     if arguments.eval_split is not None:
@@ -249,7 +239,7 @@ def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
     benchmark = find_benchmark(arguments.dataset_name)
     if benchmark is not None and benchmark.task != IMAGE_CLASSIFICATION:
         raise InputError(f"{arguments.dataset_name!r} has questions: train on it with `examples.{benchmark.task}`.")
-    splits = load_splits(arguments, benchmark)
+    splits = load_splits(arguments, benchmark, trains)
     if not trains:
         arguments = choose_only_split(splits, arguments)
     train = splits[find_split(splits, arguments.train_split, "--train_split")]

@@ -10,7 +10,7 @@ from transformers import ViTImageProcessorPil
 from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
-from examples.data.loading import ImageData, load_splits
+from examples.data.loading import ImageData, choose_only_split, load_splits
 from examples.data.sort_of_clevr import (
     ANSWERS,
     CANVAS_SIZE,
@@ -185,9 +185,11 @@ def hold_out_images(train: datasets.Dataset, fraction: float) -> list[datasets.D
     return [train.select(np.sort(part)) for part in (order[num_held_out:], order[:num_held_out])]
 
 
-def load_questions(arguments: DataArguments) -> ImageData:
+def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
     """
     Load the splits: `sort_of_clevr`, or a Hub id or folder with its columns.
+
+    Unless `trains`, no split to train on is needed.
 
     Raises:
         InputError: if the data set has no questions.
@@ -202,7 +204,9 @@ def load_questions(arguments: DataArguments) -> ImageData:
             "`--eval_fraction` has no effect: questions are evaluated on a split of their own. Leave it out, or pass "
             "`--hold_out True`."
         )
-    splits = load_splits(arguments, benchmark)
+    splits = load_splits(arguments, benchmark, trains)
+    if not trains:
+        arguments = choose_only_split(splits, arguments)
     eval_split = arguments.train_split if arguments.hold_out else arguments.eval_split or "test"
     parts = []
     for flag, split in (("--train_split", arguments.train_split), ("--eval_split", eval_split)):

@@ -167,7 +167,7 @@ def evaluate_checkpoint(
     takes_question = model_class is AiTForRelationalReasoning
     model = load_checkpoint(checkpoint, model_class, is_classifier_new=False).eval().to(device)
     config: AiTConfig = model.config
-    data = load_questions(arguments) if takes_question else load_image_data(arguments, trains=False)
+    data = (load_questions if takes_question else load_image_data)(arguments, trains=False)
     indices = np.array(find_indices(checkpoint, config.id2label or {}, data))
     processor = load_image_processor(checkpoint, config, arguments, is_resized=False)
     pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=takes_question)

@@ -69,3 +69,27 @@ def test_rows_do_not_depend_on_processes_or_streaming(builder, variant_index, tm
 def test_bad_options_are_refused(builder, options, message):
     with pytest.raises(InputError, match=message):
         load_generated(builder, **options)
+
+
+@BUILDERS
+def test_test_split_alone_has_the_same_rows_without_a_training_split(builder, tmp_path, monkeypatch):
+    options = {"seed": 3, "num_train": 40, "num_test": 5, "num_proc": 1}
+    generated = []
+    generate = builder.generate.__func__
+
+    def count(cls, variant, seed, split_id, index):
+        generated.append(split_id)
+        return generate(cls, variant, seed, split_id, index)
+
+    monkeypatch.setattr(builder, "generate", classmethod(count))
+    alone = load_generated(builder, **options, cache_dir=tmp_path / "alone", only_test=True)
+    assert generated.count(0) == 1 and list(alone) == ["test"]
+    whole = load_generated(builder, **options, cache_dir=tmp_path / "whole")
+    # A set that is there already is not generated again.
+    generated.clear()
+    again = load_generated(builder, **options, cache_dir=tmp_path / "whole", only_test=True)
+    assert generated == [] and list(again) == ["test"]
+    raw = [splits["test"].cast_column("image", datasets.Image(decode=False)) for splits in (alone, whole, again)]
+    assert len(raw[0]) == 5 and len({hash_rows(rows) for rows in raw}) == 1
+    stream = load_generated(builder, **options, streaming=True, only_test=True)
+    assert list(stream) == ["test"]

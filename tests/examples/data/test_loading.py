@@ -344,6 +344,30 @@ def test_a_part_is_held_out_though_there_is_a_test_split(image_folder):
     assert not paths(data.evaluation) & paths(whole.evaluation)
 
 
+@pytest.mark.parametrize("given", [{}, {"eval_split": "test"}, {"eval_split": "train"}, {"hold_out": True}])
+@pytest.mark.parametrize("name", ["sort_of_clevr", "triangle"])
+def test_evaluation_has_the_same_rows_whether_or_not_there_is_something_to_train_on(name, given):
+    load = load_questions if name == "sort_of_clevr" else load_image_data
+    arguments = DataArguments(name, generator_train_size=20, generator_test_size=4, **given)
+    alone, whole = load(arguments, trains=False), load(arguments)
+    assert alone.evaluation[:] == whole.evaluation[:] and len(whole.evaluation) > 1
+    assert alone.label_names == whole.label_names
+    # What is trained on is generated where a part of it is evaluated, and not otherwise.
+    assert len(alone.train) == (
+        4 if given.get("eval_split", "test") == "test" and not given.get("hold_out") else len(whole.train)
+    )
+
+
+def test_questions_of_a_test_split_alone_are_enough(tmp_path):
+    whole = load_questions(DataArguments("sort_of_clevr", generator_train_size=20, generator_test_size=4))
+    (tmp_path / "test").mkdir()
+    whole.evaluation.to_parquet(tmp_path / "test" / "0.parquet")
+    data = load_questions(DataArguments(str(tmp_path)), trains=False)
+    assert data.evaluation["answers"][:] == whole.evaluation["answers"][:]
+    with pytest.raises(InputError, match=r"no split 'train' \(`--train_split`\)"):
+        load_questions(DataArguments(str(tmp_path)))
+
+
 def test_flags_for_images_are_refused_for_questions():
     with pytest.raises(InputError, match="are for image classification"):
         load_questions(DataArguments("sort_of_clevr", check_images=True))
