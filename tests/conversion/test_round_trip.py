@@ -1,7 +1,5 @@
 """Converted models in a process that cannot import the package: the code in the folder gives the same logits."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 
 from conversion import convert_official, convert_vit
+from tests.forking import run_forked
 
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "official"
@@ -72,10 +71,9 @@ def convert_random_vit(folder):
 def test_converted_folder_needs_no_package(convert, auto_class, tmp_path):
     inputs, expected = convert(tmp_path / "ait")
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, tmp_path / "inputs.safetensors")
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "ait"), auto_class]
-    files = [str(tmp_path / "inputs.safetensors"), str(tmp_path / "logits.safetensors")]
+    files = tmp_path / "inputs.safetensors", tmp_path / "logits.safetensors"
     environment = {"HF_HOME": str(tmp_path / "cache"), "PATH": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command, *files], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = run_forked(LOAD, tmp_path / "ait", auto_class, *files, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     logits = load_file(tmp_path / "logits.safetensors")["logits"]
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)

@@ -18,6 +18,7 @@ from examples.export import main
 from examples.exporting import checks
 from examples.exporting.graphs import make_inputs, open_onnx, open_program, run_model, stack_memories
 from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning, AiTModel
+from tests.forking import run_forked
 
 
 def is_missing(*packages):
@@ -61,13 +62,8 @@ def assert_same_outputs(run, model, inputs, interpolate_pos_encoding=False):
 def run_readme(folder, cwd):
     """Run the Python of a folder's README in a process that cannot import this package."""
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)[1]
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BLOCK_PACKAGE + code],
-        cwd=folder,
-        env={**os.environ, "HF_MODULES_CACHE": str(cwd / "modules"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(cwd / "modules"), "HF_HUB_OFFLINE": "1"}
+    return run_forked(BLOCK_PACKAGE + code, cwd=folder, env=environment)
 
 
 GRAPH_MODELS = {

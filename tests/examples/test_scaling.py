@@ -4,12 +4,14 @@ import json
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from examples import scaling
 from examples.errors import InputError
 from modeling_ait import AiTConfig
+from tests.examples.helpers import get_context
 from tests.processes import SHARED, run_on_processes
 from tests.test_distributed_ait import count_exchange
 
@@ -35,7 +37,10 @@ def test_bytes_do_not_grow_with_the_batch_and_gathering_grows_with_the_processes
     assert scaling.count_exchanged(config, 1) == {"gathered": 0, "summed": 0}
 
 
-def test_measurement_writes_numbers_and_a_chart(tmp_path, capsys):
+def test_measurement_writes_numbers_and_a_chart(tmp_path, capsys, monkeypatch):
+    # Processes that need not import everything anew.
+    context = get_context("examples.scaling")
+    monkeypatch.setattr(scaling, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
     file = tmp_path / "scaling.json"
     scaling.main(["--num_processes", "1", "2", "--images_per_process", "2", "--num_steps", "1", "--output", str(file)])
     results = json.loads(file.read_text())

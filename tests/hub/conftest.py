@@ -4,14 +4,13 @@ import copy
 import functools
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from modeling_ait import AiTConfig, AiTForImageClassification
+from tests.forking import run_forked
 
 from .server import TOKEN, HubServer
 
@@ -56,14 +55,7 @@ def run_python(tmp_path_factory):
         if has_package:
             environment["PYTHONPATH"] = str(REPOSITORY)
         code = code if has_package else BLOCK_PACKAGE + code
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            cwd=folder,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return run_forked(code, *arguments, cwd=folder, env=environment | variables)
 
     return run
 

@@ -25,7 +25,7 @@ from .common import NUM_SCENES, assert_share
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Centres and shapes of 20,000 scenes, with the questions and answers of both variants."""
+    """Centres and shapes of many scenes, with the questions and answers of both variants."""
     collected = {"fixed": defaultdict(Counter), "original": defaultdict(Counter)}
     self_answers, changed = 0, 0
     for index in range(NUM_SCENES):
