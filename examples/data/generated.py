@@ -26,7 +26,7 @@ class GeneratedConfig(datasets.BuilderConfig):
 
     Args:
         seed: Seed of all random streams.
-        num_train: Rows of the training split.
+        num_train: Rows of the training split; with 0 there is none.
         num_test: Rows of the test split. A larger split begins with the rows of a smaller one.
     """
 
@@ -63,6 +63,7 @@ class GeneratedBuilder(datasets.GeneratorBasedBuilder):
                 },
             )
             for split_id, (split, num_rows) in enumerate(zip(SPLITS, (self.config.num_train, self.config.num_test)))
+            if num_rows
         ]
 
     def _generate_examples(self, split_id: int, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, dict]]:
@@ -128,9 +129,9 @@ def load_generated(
     place = {"cache_dir": None if cache_dir is None else str(cache_dir)}
     builder = builder_class(config_name=variant, seed=seed, num_train=sizes[0], num_test=sizes[1], **place)
     if only_test and not Path(builder.cache_dir).exists():
-        # `datasets` prepares all splits of a builder or none. The rows of the test split are the same.
-        sizes[0] = 1
-        builder = builder_class(config_name=variant, seed=seed, num_train=1, num_test=sizes[1], **place)
+        # The rows of the test split are the same.
+        sizes[0] = 0
+        builder = builder_class(config_name=variant, seed=seed, num_train=0, num_test=sizes[1], **place)
     splits = SPLITS[1:] if only_test else SPLITS
     if streaming:
         return datasets.IterableDatasetDict({split: builder.as_streaming_dataset(split=split) for split in splits})
