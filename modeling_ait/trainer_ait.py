@@ -140,7 +140,8 @@ class AiTCardMixin:
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         trainer: Any = self
         # The push before may still read the output folder. The Trainer then leaves this one out, or is told not to.
-        before = trainer.push_in_progress
+        # The Trainer has the attribute on the first process alone.
+        before = getattr(trainer, "push_in_progress", None)
         is_left_out = before is not None and not before.is_done() and not trainer.args.hub_always_push
         if trainer.is_world_process_zero() and trainer.args.hub_strategy != "end" and not is_left_out:
             trainer._finish_current_push()

@@ -1,5 +1,6 @@
 """Python processes that fork from one that has imported what takes longest, so that each starts at once."""
 
+import contextlib
 import functools
 import json
 import os
@@ -35,7 +36,7 @@ for number, place in enumerate((os.devnull, *request["outputs"])):
 os.chdir(request["cwd"])
 os.environ.clear()
 os.environ.update(request["env"])
-sys.path[1:1] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
+sys.path[:0] = "", *filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
 sys.argv = ["-c", *request["arguments"]]
 sys.modules["__main__"] = types.ModuleType("__main__")
 exec(compile(request["code"], "<string>", "exec"), sys.modules["__main__"].__dict__)
@@ -45,29 +46,41 @@ exec(compile(request["code"], "<string>", "exec"), sys.modules["__main__"].__dic
 @functools.cache
 def start_server():
     return subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        cwd=tempfile.gettempdir(),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Nothing is imported from where it starts, nor from where whoever runs the tests looks first.
+        [sys.executable, "-P", "-c", SERVER],
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         start_new_session=True,
         text=True,
     )
 
 
 def run_forked(code, *arguments, cwd, env, timeout=300):
-    """Run code as `python -c` does; returns what `subprocess.run` with captured text returns."""
+    """
+    Run code as `python -c` does; returns what `subprocess.run` with captured text returns.
+
+    All processes have one hash seed and begin with one state of NumPy's global generator.
+    """
     server = start_server()
     command = ["-c", *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [str(Path(folder, name)) for name in ("stdout", "stderr")]
+        for output in outputs:
+            Path(output).touch()
         request = {"code": code, "arguments": command[1:], "cwd": str(cwd), "env": env, "outputs": outputs}
-        print(json.dumps(request), file=server.stdin, flush=True)
-        is_answered, _, _ = select.select([server.stdout], [], [], timeout)
-        line = server.stdout.readline() if is_answered else ""
-        if not line:
-            os.killpg(server.pid, signal.SIGKILL)
+        try:
+            print(json.dumps(request), file=server.stdin, flush=True)
+            if not select.select([server.stdout], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(command, timeout, *(Path(output).read_text() for output in outputs))
+            if not (answer := server.stdout.readline()):
+                raise RuntimeError("The process that forks has ended: its errors say why.")
+        except BaseException:
+            # Its next answer would be to this request, if it lives at all.
             start_server.cache_clear()
-            raise subprocess.TimeoutExpired(command, timeout)
-        return subprocess.CompletedProcess(command, int(line), *(Path(output).read_text() for output in outputs))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+            raise
+        return subprocess.CompletedProcess(command, int(answer), *(Path(output).read_text() for output in outputs))

@@ -57,7 +57,7 @@ SETTINGS = {
     ),
     "FSDP2": Setting(wrapper="fsdp"),
     "FSDP2 with checkpointing": Setting(wrapper="fsdp", checkpointing=True, sizes=UNEQUAL),
-    "compiled": Setting({"num_hidden_layers": 1}, compiled=True),
+    "compiled": Setting(compiled=True),
     "bfloat16": Setting(autocast=True),
     "dropout": Setting({"memory_dropout_prob": 0.5}),
     "dropout with checkpointing": Setting({"memory_dropout_prob": 0.5}, checkpointing=True),

@@ -143,6 +143,14 @@ def test_push_that_the_trainer_leaves_out_changes_nothing_of_the_one_before(push
     assert order == []
 
 
+def test_other_processes_push_nothing(pushing, monkeypatch):
+    trainer, folder, checkpoint, order = pushing
+    del trainer.push_in_progress
+    monkeypatch.setattr(Trainer, "is_world_process_zero", lambda _: False)
+    trainer._push_from_checkpoint(str(checkpoint))
+    assert [path.name for path in folder.iterdir()] == ["README.md"] and order == []
+
+
 @pytest.mark.parametrize("is_last", [False, True])
 def test_push_that_is_made_anyway_waits_for_the_one_before(pushing, monkeypatch, is_last):
     trainer, _, checkpoint, order = pushing

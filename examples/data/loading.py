@@ -92,7 +92,9 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None, trains: b
             arguments.generator_seed,
             arguments.generator_train_size,
             arguments.generator_test_size,
-            only_test=not trains and not takes_training_part(arguments) and arguments.eval_split in (None, "test"),
+            only_test=not trains
+            and not takes_training_part(arguments)
+            and (arguments.eval_split or "test").lower() == "test",
         )
     path = Path(name).expanduser()
     if path.is_dir() and arguments.streaming:

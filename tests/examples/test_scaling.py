@@ -40,7 +40,8 @@ def test_bytes_do_not_grow_with_the_batch_and_gathering_grows_with_the_processes
 def test_measurement_writes_numbers_and_a_chart(tmp_path, capsys, monkeypatch):
     # Processes that need not import everything anew.
     context = get_context("examples.scaling")
-    monkeypatch.setattr(scaling, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
+    contexts = SimpleNamespace(get_context={"spawn": context}.__getitem__)
+    monkeypatch.setattr(scaling, "multiprocessing", contexts)
     file = tmp_path / "scaling.json"
     scaling.main(["--num_processes", "1", "2", "--images_per_process", "2", "--num_steps", "1", "--output", str(file)])
     results = json.loads(file.read_text())

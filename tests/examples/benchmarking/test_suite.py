@@ -78,6 +78,7 @@ def test_compiled_part_compiles_without_a_break(suite, monkeypatch):
 
     def compile_and_note(model, *arguments, **options):
         graphs.append(type(model).__name__)
+        assert options.get("backend", "inductor") == "inductor"
         # Graphs without the code of a C++ compiler, which takes minutes.
         compile_model(model, *arguments, **{**options, "backend": "aot_eager"})
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 
-NUM_SCENES = 6_000
+NUM_SCENES = 20_000
 
 
 def decode(row):
