@@ -1,5 +1,6 @@
 """Training a tiny model on several processes, for the tests of the exchange between them."""
 
+import faulthandler
 import os
 import traceback
 from contextlib import ExitStack, nullcontext
@@ -174,6 +175,8 @@ def join(rank: int, num_processes: int, port: int, seconds: float) -> None:
 
 def run_rank(function, rank, num_processes, port, file, seconds) -> None:
     """Call a function as one of several processes, and save what it returns, or how it failed."""
+    # A process that the system ends says where it was.
+    faulthandler.enable()
     try:
         join(rank, num_processes, port, seconds)
         torch.save(function(rank, num_processes), file)

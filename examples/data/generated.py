@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,13 @@ def load_generated(
             "A generated benchmark takes a seed of at least 0 and below 2**32 and at least 1 row in each split, not "
             f"seed {seed} and {sizes[0]} training and {sizes[1]} test rows."
         )
-    place = {"cache_dir": None if cache_dir is None else str(cache_dir)}
-    builder = builder_class(config_name=variant, seed=seed, num_train=sizes[0], num_test=sizes[1], **place)
+    place = None if cache_dir is None else str(cache_dir)
+    build = partial(builder_class, config_name=variant, seed=seed, num_test=sizes[1], cache_dir=place)
+    builder = build(num_train=sizes[0])
     if only_test and not Path(builder.cache_dir).exists():
         # The rows of the test split are the same.
         sizes[0] = 0
-        builder = builder_class(config_name=variant, seed=seed, num_train=0, num_test=sizes[1], **place)
+        builder = build(num_train=0)
     splits = SPLITS[1:] if only_test else SPLITS
     if streaming:
         return datasets.IterableDatasetDict({split: builder.as_streaming_dataset(split=split) for split in splits})

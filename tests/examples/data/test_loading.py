@@ -353,9 +353,7 @@ def test_evaluation_has_the_same_rows_whether_or_not_there_is_something_to_train
     assert alone.evaluation[:] == whole.evaluation[:] and len(whole.evaluation) > 1
     assert alone.label_names == whole.label_names
     # What is trained on is generated where a part of it is evaluated, and not otherwise.
-    assert len(alone.train) == (
-        4 if given.get("eval_split", "test") == "test" and not given.get("hold_out") else len(whole.train)
-    )
+    assert len(alone.train) == (4 if given in ({}, {"eval_split": "test"}) else len(whole.train))
 
 
 def test_questions_of_a_test_split_alone_are_enough(tmp_path):

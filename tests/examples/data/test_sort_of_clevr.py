@@ -20,16 +20,12 @@ from examples.data.sort_of_clevr import (
     place_objects,
 )
 
-from .common import assert_share
-
-
-# A scene has thirty answers, and takes three times as long as a triangle.
-NUM_SCENES = 6_000
+from .common import NUM_SCENES, assert_share
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Centres and shapes of many scenes, with the questions and answers of both variants."""
+    """Centres and shapes of 20,000 scenes, with the questions and answers of both variants."""
     collected = {"fixed": defaultdict(Counter), "original": defaultdict(Counter)}
     self_answers, changed = 0, 0
     for index in range(NUM_SCENES):
