@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             )
             alone = score_groups(answer_from_questions_alone(train_data, eval_data), eval_data)
             measured["question_only_by_group"] = alone
-            measured["num_train_questions"] = len(train_data.answers)
+            measured["num_train_questions"] = train_data.num_questions
             measured["num_eval_questions"] = len(eval_data.answers)
             command = describe_command("examples.relational_reasoning")
             report_run(trainer.save_model, model, processor, data, arguments, training, measured, command)

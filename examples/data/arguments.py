@@ -85,6 +85,13 @@ class DataArguments:
             "answers change with them. Needs `--group_questions`."
         },
     )
+    redraw_questions: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "How many non-relational, binary and ternary questions `--augment_questions` draws for each "
+            "training image whenever it is shown. Default: the image keeps its own."
+        },
+    )
     image_column: str | None = field(
         default=None, metadata={"help": "Image column. Default: 'image' or 'img', of tars also 'jpg' and the like."}
     )
@@ -171,6 +178,8 @@ class DataArguments:
             raise InputError(f"`--random_erasing` must be from 0 to 1, but got {self.random_erasing}.")
         if self.auto_augment is not None:
             refuse_unknown_name(self.auto_augment, AUTO_AUGMENTATIONS, "automatic augmentation (`--auto_augment`)")
+        if self.redraw_questions is not None:
+            self.check_redrawn()
         if not 0 < self.eval_fraction < 1:
             raise InputError(f"`--eval_fraction` must be between 0 and 1, but got {self.eval_fraction}.")
         if self.hold_out and self.eval_split is not None:
@@ -203,6 +212,21 @@ class DataArguments:
                     f"`--{name}` mixes each image with any other of the set, which `--streaming` has not at hand: "
                     "leave one of them out."
                 )
+
+    def check_redrawn(self) -> None:
+        """Raise an `InputError` if `redraw_questions` cannot work."""
+        numbers = self.redraw_questions or []
+        if len(numbers) != 3 or min(numbers) < 0 or sum(numbers) == 0:
+            raise InputError(
+                "`--redraw_questions` must be three numbers of questions, non-relational, binary and ternary, not all "
+                f"of them 0, but got {numbers}."
+            )
+        if not self.augment_questions:
+            raise InputError("`--redraw_questions` needs `--augment_questions`, which answers them.")
+        if self.question_types is not None:
+            raise InputError(
+                "Pass one of `--question_types` and `--redraw_questions`: a 0 in the latter leaves a type out."
+            )
 
 
 def refuse_streaming(arguments: DataArguments, script: str) -> None:

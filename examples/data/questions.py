@@ -21,6 +21,7 @@ from examples.data.sort_of_clevr import (
     SortOfClevr,
     answer_encoded,
     augment_scene,
+    draw_questions,
     paint,
 )
 from examples.errors import InputError
@@ -48,6 +49,11 @@ class QuestionsDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.answers)
 
+    @property
+    def num_questions(self) -> int:
+        """How many questions an epoch asks."""
+        return len(self.answers)
+
     def set_epoch(self, epoch: int) -> None:
         self.pixels.set_epoch(epoch)
 
@@ -68,7 +74,8 @@ class GroupedQuestionsDataset(QuestionsDataset):
     One sample for each image: `pixel_values` (3, height, width), `question` (Q, 18) and `labels` (Q,).
 
     With `augmented_variant`, a variant of Sort-of-CLEVR, every access paints the scene anew, flipped, transposed and
-    recolored at random, and answers the questions about what it shows. The stream is one of (seed, epoch, index).
+    recolored at random, and answers the questions about what it shows: those of the image, or, with
+    `redraw_questions`, so many new ones of each type. The stream is one of (seed, epoch, index).
 
     Raises:
         InputError: if the images have different numbers of questions, or cannot be painted.
@@ -80,6 +87,7 @@ class GroupedQuestionsDataset(QuestionsDataset):
         pixels: ImagePixelsDataset,
         types: list[str],
         augmented_variant: str | None = None,
+        redraw_questions: Sequence[int] | None = None,
         seed: int = 0,
     ):
         super().__init__(data, pixels, types)
@@ -91,12 +99,16 @@ class GroupedQuestionsDataset(QuestionsDataset):
             )
         self.bits_by_image = self.bits.reshape(len(data), -1, QUESTION_SIZE)
         self.answers_by_image = self.answers.reshape(len(data), -1)
-        self.augmented_variant, self.seed = augmented_variant, seed
+        self.augmented_variant, self.redraw_questions, self.seed = augmented_variant, redraw_questions, seed
         if augmented_variant is not None:
             self.centres, self.shapes = (np.asarray(data[name][:]) for name in ("centres", "shapes"))
 
     def __len__(self) -> int:
         return len(self.answers_by_image)
+
+    @property
+    def num_questions(self) -> int:
+        return super().num_questions if self.redraw_questions is None else len(self) * sum(self.redraw_questions)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         if self.augmented_variant is not None:
@@ -112,6 +124,8 @@ class GroupedQuestionsDataset(QuestionsDataset):
         random = np.random.default_rng([self.seed, int(self.pixels.epoch), index])
         scene = (self.centres[index], self.shapes[index], self.bits_by_image[index])
         centres, shapes, question = augment_scene(*scene, random)
+        if self.redraw_questions is not None:
+            question = draw_questions(random, self.redraw_questions)
         answers = answer_encoded(centres, shapes, question, str(self.augmented_variant))
         return {
             "pixel_values": self.pixels.normalize(torch.from_numpy(paint(centres, shapes)).permute(2, 0, 1)),
@@ -146,7 +160,7 @@ def make_question_datasets(
     if not arguments.group_questions:
         return QuestionsDataset(data.train, train_pixels, types), QuestionsDataset(data.evaluation, eval_pixels, types)
     return (
-        GroupedQuestionsDataset(data.train, train_pixels, types, variant, seed),
+        GroupedQuestionsDataset(data.train, train_pixels, types, variant, arguments.redraw_questions, seed),
         GroupedQuestionsDataset(data.evaluation, eval_pixels, types),
     )
 
@@ -199,6 +213,8 @@ def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
         raise InputError(f"{arguments.dataset_name!r} has no questions: train on it with `examples.{benchmark.task}`.")
     if arguments.check_images or arguments.skip_bad_images:
         raise InputError("`--check_images` and `--skip_bad_images` are for image classification: leave them out.")
+    if arguments.streaming:
+        raise InputError("`--streaming` is for image classification: leave it out, questions are loaded first.")
     if arguments.eval_fraction != DataArguments.eval_fraction and not arguments.hold_out:
         raise InputError(
             "`--eval_fraction` has no effect: questions are evaluated on a split of their own. Leave it out, or pass "
@@ -207,7 +223,10 @@ def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
     splits = load_splits(arguments, benchmark, trains)
     if not trains:
         arguments = choose_only_split(splits, arguments)
-    eval_split = arguments.train_split if arguments.hold_out else arguments.eval_split or "test"
+    candidates = [name for name in ("test", "validation", "valid", "val") if name in splits]
+    eval_split = arguments.eval_split or next((name for name in candidates if name != arguments.train_split), "test")
+    if arguments.hold_out:
+        eval_split = arguments.train_split
     parts = []
     for flag, split in (("--train_split", arguments.train_split), ("--eval_split", eval_split)):
         if split not in splits:

@@ -4,6 +4,7 @@ Sort-of-CLEVR: questions about six coloured objects, non-relational, binary and 
 Written from the description of the data set; the ternary questions are those of Goyal et al. (2022).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -171,6 +172,20 @@ def encode_question(type_index: int, subtype: int, a: int, b: int | None = None)
     return question
 
 
+def draw_questions(random: np.random.Generator, num_questions: Sequence[int]) -> np.ndarray:
+    """Draw so many questions of each type, as (num_questions, 18) bits. No ternary one is about the sixth color."""
+    questions = []
+    for type_index, number in enumerate(num_questions):
+        for _ in range(number):
+            subtype = int(random.integers(0, 3))
+            if QUESTION_TYPES[type_index] == "ternary":
+                a, b = random.choice(NUM_OBJECTS - 1, size=2, replace=False).tolist()
+                questions.append(encode_question(type_index, subtype, a, b))
+            else:
+                questions.append(encode_question(type_index, subtype, int(random.integers(0, NUM_OBJECTS))))
+    return np.stack(questions)
+
+
 def describe_question(question: Any) -> str:
     """Put the 18 bits of a question into words."""
     question = np.asarray(question)
@@ -183,22 +198,11 @@ def make_example(variant: str, random: np.random.Generator) -> dict[str, Any]:
     """Make one image with ten questions of each type, and their answers."""
     centres = place_objects(random)
     shapes = random.integers(0, 2, size=NUM_OBJECTS)
-    questions, answers = [], []
-    for type_index, type_name in enumerate(QUESTION_TYPES):
-        for _ in range(QUESTIONS_PER_TYPE):
-            subtype = int(random.integers(0, 3))
-            if type_name == "ternary":
-                a, b = random.choice(NUM_OBJECTS - 1, size=2, replace=False).tolist()
-                question = encode_question(type_index, subtype, a, b)
-            else:
-                a, b = int(random.integers(0, NUM_OBJECTS)), 0
-                question = encode_question(type_index, subtype, a)
-            questions.append(question)
-            answers.append(answer_question(centres, shapes, type_name, subtype, a, b, variant))
+    questions = draw_questions(random, [QUESTIONS_PER_TYPE] * len(QUESTION_TYPES))
     return {
         "image": encode_png(paint(centres, shapes)),
         "questions": questions,
-        "answers": answers,
+        "answers": answer_encoded(centres, shapes, questions, variant),
         "centres": centres,
         "shapes": shapes,
     }

@@ -44,7 +44,7 @@ def describe_metrics(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def list_augmentations(arguments: dict[str, Any]) -> str:
     """The augmentations of a run that were on, by the names of their arguments."""
-    values = {name: arguments.get(name) for name in (*AUGMENTATIONS, "augment_questions")}
+    values = {name: arguments.get(name) for name in (*AUGMENTATIONS, "augment_questions", "redraw_questions")}
     return (
         ", ".join(name if value is True else f"{name}: {value}" for name, value in values.items() if value) or "none"
     )

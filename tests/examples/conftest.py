@@ -42,7 +42,8 @@ def make_tiny_flags(output_dir, model_config=None, **flags):
         "model_config": json.dumps({**TINY_MODEL, **(model_config or {})}),
     }
     tiny.update(flags)
-    return [part for name, value in tiny.items() if value is not None for part in (f"--{name}", str(value))]
+    lists = {name: value if isinstance(value, list) else [value] for name, value in tiny.items() if value is not None}
+    return [part for name, values in lists.items() for part in (f"--{name}", *map(str, values))]
 
 
 @pytest.fixture

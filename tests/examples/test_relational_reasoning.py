@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from examples import relational_reasoning
+from examples import evaluate, relational_reasoning
 from examples.baselines.catalog import ARCHITECTURES
 from examples.data.arguments import DataArguments
 from examples.data.images import ImagePixelsDataset
@@ -146,6 +146,30 @@ def test_augmented_questions_are_new_scenes_with_their_true_answers(variant):
     assert all(torch.equal(sample["labels"][counts_shapes], labels[counts_shapes]) for sample in drawn)
 
 
+def test_redrawn_questions_are_new_ones_of_each_type_with_their_true_answers():
+    dataset, evaluation = make_grouped_questions(augment_questions=True, redraw_questions=[1, 0, 40])
+    assert (dataset.num_questions, evaluation.num_questions) == (12 * 41, len(evaluation) * 30)
+    first, again = dataset[5], dataset[5]
+    dataset.set_epoch(1)
+    later = dataset[5]
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["question"], later["question"])
+    assert first["labels"].shape == (41,)
+    types = first["question"][:, 12:15].argmax(1).tolist()
+    assert types == [0] + 40 * [2]
+    # More than the ten ternary questions of the image, of all subtypes.
+    assert len(first["question"][1:].unique(dim=0)) > 20
+    assert set(first["question"][1:, 15:].argmax(1).tolist()) == {0, 1, 2}
+    # The scene is the one that the image's own questions would have been asked about.
+    kept = make_grouped_questions(augment_questions=True)[0]
+    assert torch.equal(kept[5]["pixel_values"], first["pixel_values"])
+    scene = augment_scene(
+        dataset.centres[5], dataset.shapes[5], dataset.bits_by_image[5], np.random.default_rng([0, 0, 5])
+    )
+    answers = answer_encoded(scene[0], scene[1], first["question"].numpy(), "fixed")
+    assert answers.tolist() == first["labels"].tolist()
+
+
 def test_augmented_scene_is_flipped_transposed_and_recolored():
     centres = np.array([[5, 6], [20, 30], [40, 10], [60, 69], [37, 37], [69, 20]])
     shapes = np.array([0, 1, 1, 0, 1, 0])
@@ -255,8 +279,9 @@ def test_saved_model_gives_the_reported_accuracy(make_relational_flags, tmp_path
     assert results["accuracy"] == pytest.approx(float(accuracy))
 
 
-def test_data_set_from_a_folder_is_taken(make_relational_flags, tmp_path):
-    for split, split_id in (("train", 0), ("test", 1)):
+@pytest.mark.parametrize("eval_split", ["test", "validation"])
+def test_data_set_from_a_folder_is_taken(eval_split, make_relational_flags, tmp_path):
+    for split, split_id in (("train", 0), (eval_split, 1)):
         rows = [SortOfClevr.generate("fixed", 0, split_id, index) for index in range(3)]
         table = {name: [row[name] for row in rows] for name in rows[0]}
         (tmp_path / "data").mkdir(exist_ok=True)
@@ -268,6 +293,9 @@ def test_data_set_from_a_folder_is_taken(make_relational_flags, tmp_path):
     )
     relational_reasoning.main(flags)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_eval_questions"] == 90
+    evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--device", "cpu"])
+    with pytest.raises(InputError, match="`--streaming` is for image classification"):
+        evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--streaming", "True"])
 
 
 @pytest.mark.parametrize(
@@ -279,6 +307,14 @@ def test_data_set_from_a_folder_is_taken(make_relational_flags, tmp_path):
         (
             {"augment_questions": True, "group_questions": True, "model_config": {**TINY_MODEL, "image_size": 50}},
             "paints images of 75 x 75 pixels, but the model takes 50 x 50",
+        ),
+        ({"redraw_questions": [1, 2, 3]}, "`--redraw_questions` needs `--augment_questions`"),
+        ({"augment_questions": True, "redraw_questions": [1, 2]}, r"must be three numbers.*but got \[1, 2\]"),
+        ({"augment_questions": True, "redraw_questions": [0, 0, 0]}, r"must be three numbers.*but got \[0, 0, 0\]"),
+        ({"augment_questions": True, "redraw_questions": [-1, 2, 3]}, r"must be three numbers.*but got \[-1, 2, 3\]"),
+        (
+            {"augment_questions": True, "redraw_questions": [1, 2, 3], "question_types": "ternary"},
+            "Pass one of `--question_types` and `--redraw_questions`",
         ),
         ({"dataset_name": "triangle"}, "has no questions: train on it with `examples.image_classification`"),
         ({"architecture": "vit"}, "takes no question"),

@@ -102,8 +102,12 @@ def test_card_names_every_augmentation_that_was_on(tmp_path):
     model = AiTForImageClassification(AiTConfig(**TINY_MODEL))
     assert "\n| Augmentation | none |\n" in write_card_of(tmp_path, model, "digits", "test").text
     options = {"crop_padding": 4, "quarter_turns": True, "auto_augment": "randaugment", "mixup_alpha": 0.2}
-    text = write_card_of(tmp_path, model, "digits", "test", options | {"augment_questions": True}).text
-    listed = "crop_padding: 4, quarter_turns, auto_augment: randaugment, mixup_alpha: 0.2, augment_questions"
+    options |= {"augment_questions": True, "redraw_questions": [1, 2, 3]}
+    text = write_card_of(tmp_path, model, "digits", "test", options).text
+    listed = (
+        "crop_padding: 4, quarter_turns, auto_augment: randaugment, mixup_alpha: 0.2, augment_questions, "
+        "redraw_questions: [1, 2, 3]"
+    )
     assert f"\n| Augmentation | {listed} |\n" in text
 
 
