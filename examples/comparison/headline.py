@@ -121,7 +121,8 @@ def write_trained(results: Results) -> list[str]:
             for group in (GROUP, *RELATIONAL_TYPES) if "accuracy_by_group" in runs[0] else ():
                 accuracy += f"; {group} {describe([score(run, group) for run in runs])}"
             cells = [title, f"`{Path(path).stem}`", name_in_line(label), accuracy, str(len(runs))]
-            cells += [f"{runs[0]['num_parameters']:,}", f"{num_epochs:g}"]
+            is_continued = "model_name_or_path" in read_setting(path)[0]
+            cells += [f"{runs[0]['num_parameters']:,}", f"{num_epochs:g}{' more' if is_continued else ''}"]
             cells.append("" if model is None else f"{published[model]:.2f} ({model})")
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

@@ -112,6 +112,7 @@ COST = {
 }
 VARIANTS = {"triangle_matched_cpu": "matched", "triangle_cpu": "original", "sort_of_clevr_cpu": "fixed"}
 VARIANTS |= {"sort_of_clevr_full_cpu": "fixed", "triangle_matched_strong": "matched", "triangle": "original"}
+VARIANTS["sort_of_clevr_redrawn_cpu"] = "fixed"
 
 
 def make_runs(label, accuracies, recipe="examples/recipes/triangle_matched_cpu.yaml"):
@@ -350,6 +351,16 @@ def test_trainings_to_the_end_come_first(write_results):
     row = f"| Sort-of-CLEVR, fixed | `sort_of_clevr_full_cpu` | AiT | {accuracy} | 1 | 1,234 | 100 |"
     assert f"{row} 94.00 (Relation Network, binary questions) |" in text
     assert "triangle_matched_cpu" not in text
+
+
+def test_epochs_on_top_of_those_of_a_trained_model_are_told_from_all(write_results):
+    (run,) = make_runs("ait", [0.75], "examples/recipes/sort_of_clevr_redrawn_cpu.yaml")
+    asked = {"relational": 0.5, "binary": 0.6, "ternary": 0.4}
+    text = write_results([run | {"accuracy_by_group": asked, "question_only_by_group": asked}])
+    (row,) = [line for line in text.splitlines() if line.startswith("| Sort-of-CLEVR, fixed | ")]
+    assert "| `sort_of_clevr_redrawn_cpu` | AiT |" in row
+    assert "| 1,234 | 60 more |" in row
+    assert "60 epoch(s), from the weights in `runs/compare/sort_of_clevr_full_cpu/ait-seed_0`, over" in text
 
 
 def test_headline_has_the_time_of_each_model(write_results):
