@@ -175,6 +175,7 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
         list_settings,
         list_variants,
         plan_runs,
+        refuse_continued,
         refuse_idle_ablations,
     )
     from examples.comparison.statistics import name_setting
@@ -184,6 +185,7 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
     recipes = {path: read_recipe(path) for path in arguments.recipes}
     settings = list_settings(recipes, arguments.size)
     variants = list_variants(arguments.architectures, arguments.ablations)
+    refuse_continued(recipes, variants)
     for path, variant in product(recipes, variants):
         # A mistake is better found here than in the log of every run.
         flags = [path, *passed_on, "--architecture", variant.architecture]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from examples.training.evaluation import Evaluation
 
 
-FOR_TRAINING = (*AUGMENTATIONS, "augment_questions", "augment_on_device")
+FOR_TRAINING = (*AUGMENTATIONS, "augment_questions", "redraw_questions", "augment_on_device")
 
 
 @dataclass

@@ -111,7 +111,8 @@ def write_trained(results: Results) -> list[str]:
     ]
     for _, path, groups in iterate_comparisons(results):
         num_epochs = count_epochs(path, groups)
-        if num_epochs < EPOCHS_TO_THE_END:
+        is_continued = read_setting(path)[0].get("model_name_or_path") is not None
+        if num_epochs < EPOCHS_TO_THE_END and not is_continued:
             continue
         title, benchmark, variant = describe_recipe(path, groups)
         published = {} if benchmark is None or variant == "matched" else benchmark.published
@@ -121,7 +122,6 @@ def write_trained(results: Results) -> list[str]:
             for group in (GROUP, *RELATIONAL_TYPES) if "accuracy_by_group" in runs[0] else ():
                 accuracy += f"; {group} {describe([score(run, group) for run in runs])}"
             cells = [title, f"`{Path(path).stem}`", name_in_line(label), accuracy, str(len(runs))]
-            is_continued = "model_name_or_path" in read_setting(path)[0]
             cells += [f"{runs[0]['num_parameters']:,}", f"{num_epochs:g}{' more' if is_continued else ''}"]
             cells.append("" if model is None else f"{published[model]:.2f} ({model})")
             lines.append(f"| {' | '.join(cells)} |")

@@ -164,6 +164,16 @@ def refuse_idle_ablations(
                 )
 
 
+def refuse_continued(recipes: Mapping[str, dict[str, Any]], variants: list[Variant]) -> None:
+    """Refuse other models than the AiT where a recipe goes on from a trained one: none of them has its weights."""
+    for path, recipe in recipes.items():
+        if recipe.get("model_name_or_path") is not None and [variant.label for variant in variants] != ["ait"]:
+            raise InputError(
+                f"{path!r} goes on from a trained AiT (`model_name_or_path`), which no other model can: compare "
+                "nothing with it, `--architectures ait` without `--ablations`."
+            )
+
+
 def choose_benchmark(recipe: dict[str, Any], passed_on: list[str]) -> Benchmark | None:
     """The benchmark of the runs: that of the data set that is passed on, if it is known, else the recipe's."""
     name = None

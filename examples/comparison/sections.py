@@ -122,10 +122,11 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
     costs = result["costs"].get(path, {})
     first = next(iter(groups.values()))[0]
     start = read_setting(path)[0].get("model_name_or_path")
+    origin = "" if start is None else f", from the same weights for all seeds, {quote_code(start)},"
     lines = [f"### {title}: {quote_code(path)}", ""]
     lines += [
-        f"{count_epochs(path, groups):g} epoch(s){f', from the weights in {quote_code(start)},' if start else ''} "
-        f"over {first.get('num_train_questions', first['num_train_samples']):,} "
+        f"{count_epochs(path, groups):g} epoch(s){origin} over "
+        f"{first.get('num_train_questions', first['num_train_samples']):,} "
         f"training samples, {first.get('num_eval_questions', first['num_eval_samples']):,} test samples. "
         f"Accuracy in percent: mean ± standard deviation over seeds.",
         "",

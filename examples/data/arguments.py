@@ -221,8 +221,6 @@ class DataArguments:
                 "`--redraw_questions` must be three numbers of questions, non-relational, binary and ternary, not all "
                 f"of them 0, but got {numbers}."
             )
-        if not self.augment_questions:
-            raise InputError("`--redraw_questions` needs `--augment_questions`, which answers them.")
         if self.question_types is not None:
             raise InputError(
                 "Pass one of `--question_types` and `--redraw_questions`: a 0 in the latter leaves a type out."

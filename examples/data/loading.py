@@ -218,7 +218,7 @@ def cut_to_size(data: datasets.Dataset, limit: int | None, split: str, name: str
 
 def refuse_unused_arguments(arguments: DataArguments, has_eval_split: bool) -> None:
     """Raise an `InputError` for an argument that changes nothing about images by class."""
-    for name in ("question_types", "group_questions", "augment_questions"):
+    for name in ("question_types", "group_questions", "augment_questions", "redraw_questions"):
         if getattr(arguments, name):
             raise InputError(
                 f"`--{name}` has no effect on images without questions: leave it out, or train with "

@@ -10,7 +10,7 @@ from transformers import ViTImageProcessorPil
 from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
-from examples.data.loading import ImageData, choose_only_split, load_splits
+from examples.data.loading import ImageData, choose_only_split, find_split, load_splits
 from examples.data.sort_of_clevr import (
     ANSWERS,
     CANVAS_SIZE,
@@ -148,6 +148,8 @@ def make_question_datasets(
         ImagePixelsDataset(part, data.image_column, processor, cache=True) for part in (data.train, data.evaluation)
     )
     variant = (arguments.dataset_config_name or SortOfClevr.variants[0]) if arguments.augment_questions else None
+    if arguments.redraw_questions is not None and variant is None:
+        raise InputError("`--redraw_questions` needs `--augment_questions`, which answers them.")
     if variant is not None:
         if not arguments.group_questions or arguments.dataset_name != "sort_of_clevr":
             raise InputError("`--augment_questions` needs `--group_questions` and `--dataset_name sort_of_clevr`.")
@@ -223,14 +225,18 @@ def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
     splits = load_splits(arguments, benchmark, trains)
     if not trains:
         arguments = choose_only_split(splits, arguments)
-    candidates = [name for name in ("test", "validation", "valid", "val") if name in splits]
-    eval_split = arguments.eval_split or next((name for name in candidates if name != arguments.train_split), "test")
-    if arguments.hold_out:
-        eval_split = arguments.train_split
+    train_split = find_split(splits, arguments.train_split, "--train_split")
+    eval_split = train_split if arguments.hold_out else arguments.eval_split
+    if eval_split is None:
+        candidates = ("test", "validation", "valid", "val")
+        eval_split = next((name for name in candidates if name in splits and name != train_split), None)
+    if eval_split is None:
+        raise InputError(
+            f"There is no split to evaluate on. The data set has: {', '.join(splits)}. Name one as `--eval_split`, or "
+            "pass `--hold_out True`."
+        )
     parts = []
-    for flag, split in (("--train_split", arguments.train_split), ("--eval_split", eval_split)):
-        if split not in splits:
-            raise InputError(f"There is no split {split!r} (`{flag}`). The data set has: {', '.join(splits)}.")
+    for split in (train_split, find_split(splits, eval_split, "--eval_split")):
         data = splits[split]
         missing = {"image", "questions", "answers"} - set(data.column_names)
         if missing:

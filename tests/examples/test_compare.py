@@ -485,6 +485,13 @@ def test_ablation_that_a_recipe_cannot_have_is_named(tmp_path):
         main(flags)
 
 
+@pytest.mark.parametrize("others", [[], ["--architectures", "ait", "--ablations", "no_attention"]])
+def test_nothing_but_the_ait_goes_on_from_its_weights(others, tmp_path):
+    flags = ["sort_of_clevr_redrawn_cpu", *others, "--output_dir", str(tmp_path)]
+    with pytest.raises(InputError, match=r"goes on from a trained AiT.*`--architectures ait` without `--ablations`"):
+        main(flags)
+
+
 def test_split_that_no_learning_rate_may_be_chosen_on_is_refused_before_the_runs(recipe, tmp_path):
     flags = [str(recipe), "--learning_rates", "1e-2", "--output_dir", str(tmp_path / "runs"), "--eval_split", "test"]
     with pytest.raises(InputError, match="one of `--hold_out` and `--eval_split`"):

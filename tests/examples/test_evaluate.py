@@ -87,6 +87,7 @@ def test_slots_can_be_taken_away(digits, flags, removed, tmp_path, monkeypatch):
         (["--without_slots", "0", "1", "2"], "leaves no slot of 3"),
         (["--without_slots", "0", "--without_memory", "True"], "leave `--without_slots` out"),
         (["--auto_augment", "randaugment"], "`--auto_augment` is for training images alone"),
+        (["--redraw_questions", "1", "2", "3"], "`--redraw_questions` is for training images alone"),
     ],
 )
 def test_what_cannot_be_taken_away_is_refused(digits, flags, message):

@@ -193,8 +193,11 @@ def test_augmented_scene_is_flipped_transposed_and_recolored():
     assert sources == {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("architecture", ["ait", "ait_no_workspace", "coordination", "relation_network"])
-def test_two_steps_with_grouped_questions(architecture, make_relational_flags, tmp_path):
+@pytest.mark.parametrize(
+    ("architecture", "redrawn"),
+    [("ait", [1, 0, 4]), ("ait_no_workspace", None), ("coordination", None), ("relation_network", None)],
+)
+def test_two_steps_with_grouped_questions(architecture, redrawn, make_relational_flags, tmp_path):
     folder = tmp_path / "run"
     flags = make_relational_flags(
         folder,
@@ -202,11 +205,13 @@ def test_two_steps_with_grouped_questions(architecture, make_relational_flags, t
         model_config={**TINY_MODEL, "question_attention": "independent", "pooling": "question"},
         group_questions=True,
         augment_questions=True,
+        redraw_questions=redrawn,
         per_device_train_batch_size=2,
     )
     relational_reasoning.main(flags)
     results = json.loads((folder / "results.json").read_text())
-    assert (results["num_train_questions"], results["num_eval_questions"]) == (90, 120)
+    # Of 3 images.
+    assert (results["num_train_questions"], results["num_eval_questions"]) == (15 if redrawn else 90, 120)
     by_group = results["accuracy_by_group"]
     assert results["accuracy"] == pytest.approx(np.mean([by_group[name] for name in QUESTION_TYPES]))
 
@@ -293,7 +298,8 @@ def test_data_set_from_a_folder_is_taken(eval_split, make_relational_flags, tmp_
     )
     relational_reasoning.main(flags)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_eval_questions"] == 90
-    evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--device", "cpu"])
+    again = ["--dataset_name", str(tmp_path / "data"), "--device", "cpu", "--max_difference", "0.001"]
+    evaluate.main([str(tmp_path / "run"), *again])
     with pytest.raises(InputError, match="`--streaming` is for image classification"):
         evaluate.main([str(tmp_path / "run"), "--dataset_name", str(tmp_path / "data"), "--streaming", "True"])
 
@@ -320,6 +326,7 @@ def test_data_set_from_a_folder_is_taken(eval_split, make_relational_flags, tmp_
         ({"architecture": "vit"}, "takes no question"),
         ({"architecture": "resnet"}, "no architecture 'resnet'"),
         ({"eval_split": "dev"}, "no split 'dev'.*train, test"),
+        ({"train_split": "test"}, "no split to evaluate on.*train, test.*`--hold_out True`"),
         ({"dataset_config_name": "true"}, "no variant 'true'. Known variants: fixed, original"),
     ],
 )

@@ -475,6 +475,7 @@ def test_class_whose_images_are_all_broken_is_said(tmp_path, capsys):
         ({"question_types": ["binary"]}, "`--question_types` has no effect on images without questions"),
         ({"group_questions": True}, "`--group_questions` has no effect on images without questions"),
         ({"augment_questions": True}, "`--augment_questions` has no effect on images without questions"),
+        ({"redraw_questions": [1, 2, 3]}, "`--redraw_questions` has no effect on images without questions"),
         ({"generator_seed": 1}, "`--generator_seed` has no effect: 'digits' is not generated"),
         ({"dataset_config_name": "fixed"}, "`--dataset_config_name` has no effect: 'digits' has no variants"),
         ({"eval_fraction": 0.5}, "`--eval_fraction` has no effect: 'digits' has a split to evaluate on"),
