@@ -1,7 +1,7 @@
 """What the page shows: a checkpoint, and images of its data where they are at hand."""
 
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ def are_unnamed(label_names: list[str]) -> bool:
     return all(name == f"LABEL_{index}" for index, name in enumerate(label_names))
 
 
+def refuse_flags(given: DataArguments, taken: tuple[str, ...], reason: str) -> None:
+    """Raise an `InputError` for a flag about data that is given and has no effect, since only some are taken."""
+    for one in fields(DataArguments):
+        if one.name not in taken and getattr(given, one.name) != one.default:
+            raise InputError(f"`--{one.name}` has no effect {reason}: leave it out.")
+
+
 def is_at_hand(data: DataArguments) -> bool:
     """Whether a data set needs no download: the embedded and generated ones, and folders."""
     name, benchmark = str(data.dataset_name), find_benchmark(data.dataset_name)
@@ -95,6 +102,7 @@ def choose_images(checkpoint: str, given: DataArguments) -> DataArguments | None
     """The data that are named, or else those that the run of a checkpoint has recorded, if they are at hand."""
     if given.dataset_name is not None:
         return given
+    refuse_flags(given, (), "without `--dataset_name`")
     record = read_record(checkpoint)
     if record.get("arguments", {}).get("dataset_name") is None:
         return None
@@ -137,6 +145,7 @@ def check_questions(opened: Opened, checkpoint: str, given: DataArguments) -> No
         InputError: if they are others, or a data set of images is named.
     """
     config = opened.model.config
+    refuse_flags(given, ("dataset_name", "dataset_config_name"), "where the page makes the scenes")
     if given.dataset_name not in (None, "sort_of_clevr"):
         raise InputError(f"{checkpoint!r} answers questions, which {given.dataset_name!r} has not: leave it out.")
     if config.question_size != QUESTION_SIZE or len(opened.label_names) != len(ANSWERS):

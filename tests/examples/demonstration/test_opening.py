@@ -73,5 +73,10 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
     asked = save_checkpoint(tmp_path / "asked", AiTForRelationalReasoning, **QUESTIONS)
     with pytest.raises(InputError, match="answers questions, which 'digits' has not"):
         open_checkpoint(asked, DataArguments(dataset_name="digits"), 1)
+    with pytest.raises(InputError, match="`--eval_split` has no effect where the page makes the scenes"):
+        open_checkpoint(asked, DataArguments(eval_split="validation"), 1)
+    images = save_checkpoint(tmp_path / "images", **DIGITS)
+    with pytest.raises(InputError, match="`--max_eval_samples` has no effect without `--dataset_name`"):
+        open_checkpoint(images, DataArguments(max_eval_samples=3), 1)
     with pytest.raises(InputError, match="There is no folder"):
         open_checkpoint("./nowhere", DataArguments(), 1)
