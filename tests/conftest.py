@@ -1,5 +1,6 @@
 """Fixtures that every test can use."""
 
+import gc
 import os
 
 import pytest
@@ -24,6 +25,12 @@ TINY = {
     "memory_dropout_prob": 0.0,
     "num_labels": 3,
 }
+
+
+def pytest_collection_finish():
+    # The Trainer collects garbage after every training: Python then looks at half a million objects of imports.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
