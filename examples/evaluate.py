@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import AUGMENTATIONS, DataArguments
+from examples.data.arguments import AUGMENTATIONS, QUESTION_AUGMENTATIONS, DataArguments
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from examples.training.evaluation import Evaluation
 
 
-FOR_TRAINING = (*AUGMENTATIONS, "augment_questions", "redraw_questions", "augment_on_device")
+FOR_TRAINING = (*AUGMENTATIONS, *QUESTION_AUGMENTATIONS, "augment_on_device")
 
 
 @dataclass

@@ -14,6 +14,7 @@ from examples.comparison.sections import (
     count_epochs,
     describe_recipe,
     find_size,
+    find_start,
     iterate_comparisons,
     read_setting,
 )
@@ -111,7 +112,7 @@ def write_trained(results: Results) -> list[str]:
     ]
     for _, path, groups in iterate_comparisons(results):
         num_epochs = count_epochs(path, groups)
-        is_continued = read_setting(path)[0].get("model_name_or_path") is not None
+        is_continued = find_start(path) is not None
         if num_epochs < EPOCHS_TO_THE_END and not is_continued:
             continue
         title, benchmark, variant = describe_recipe(path, groups)

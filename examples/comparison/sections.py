@@ -94,6 +94,11 @@ def find_size(path: str, groups: dict[str, Runs]) -> str | None:
     return next(iter(groups.values()))[0].get("size") or read_setting(path)[0].get("size")
 
 
+def find_start(path: str) -> str | None:
+    """The weights that the runs of a recipe go on from, if they do not begin with random ones."""
+    return read_setting(path)[0].get("model_name_or_path")
+
+
 def write_targets(results: dict[str, dict[str, Any]]) -> list[str]:
     """Each target, and the best mean of the AiT on it, of the recipes that were run; ablations do not count."""
     lines = ["| target | on | at least | best of ours | reached |", "|---|---|---|---|---|"]
@@ -121,7 +126,7 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
     title, benchmark, variant = describe_recipe(path, groups)
     costs = result["costs"].get(path, {})
     first = next(iter(groups.values()))[0]
-    start = read_setting(path)[0].get("model_name_or_path")
+    start = find_start(path)
     origin = "" if start is None else f", from the same weights for all seeds, {quote_code(start)},"
     lines = [f"### {title}: {quote_code(path)}", ""]
     lines += [

@@ -14,6 +14,8 @@ AUGMENTATIONS = (
     *("crop_padding", "horizontal_flip", "quarter_turns", "auto_augment"),
     *("random_erasing", "mixup_alpha", "cutmix_alpha"),
 )
+# Those that change questions and answers with them.
+QUESTION_AUGMENTATIONS = ("augment_questions", "redraw_questions")
 
 
 @dataclass

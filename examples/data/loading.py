@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import QUESTION_AUGMENTATIONS, DataArguments
 from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.data.decoding import check_images, leave_out_bad_images
 from examples.data.digits import load_digits
@@ -152,6 +152,11 @@ def choose_only_split(splits: datasets.DatasetDict, arguments: DataArguments) ->
     return arguments if name is None else replace(arguments, train_split=name, eval_split=name)
 
 
+def list_eval_splits(splits: datasets.DatasetDict, train_split: str) -> list[str]:
+    """The splits beside the one to train on that are there to evaluate on, the likeliest first."""
+    return [name for name in ("test", "validation", "valid", "val") if name in splits and name != train_split]
+
+
 def choose_eval_split(
     splits: datasets.DatasetDict, arguments: DataArguments, label_column: str, label_names: list[str]
 ) -> str | None:
@@ -161,7 +166,7 @@ def choose_eval_split(
     if arguments.eval_split is not None:
         return find_split(splits, arguments.eval_split, "--eval_split")
     train_split = find_split(splits, arguments.train_split, "--train_split")
-    candidates = [name for name in ("test", "validation", "valid", "val") if name in splits and name != train_split]
+    candidates = list_eval_splits(splits, train_split)
     for name in candidates[:-1]:
         data = splits[name]
         if label_column in data.column_names and has_known_label(data, label_column, label_names, name):
@@ -218,7 +223,7 @@ def cut_to_size(data: datasets.Dataset, limit: int | None, split: str, name: str
 
 def refuse_unused_arguments(arguments: DataArguments, has_eval_split: bool) -> None:
     """Raise an `InputError` for an argument that changes nothing about images by class."""
-    for name in ("question_types", "group_questions", "augment_questions", "redraw_questions"):
+    for name in ("question_types", "group_questions", *QUESTION_AUGMENTATIONS):
         if getattr(arguments, name):
             raise InputError(
                 f"`--{name}` has no effect on images without questions: leave it out, or train with "

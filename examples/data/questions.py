@@ -10,7 +10,7 @@ from transformers import ViTImageProcessorPil
 from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
-from examples.data.loading import ImageData, choose_only_split, find_split, load_splits
+from examples.data.loading import ImageData, choose_only_split, find_split, list_eval_splits, load_splits
 from examples.data.sort_of_clevr import (
     ANSWERS,
     CANVAS_SIZE,
@@ -228,8 +228,7 @@ def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
     train_split = find_split(splits, arguments.train_split, "--train_split")
     eval_split = train_split if arguments.hold_out else arguments.eval_split
     if eval_split is None:
-        candidates = ("test", "validation", "valid", "val")
-        eval_split = next((name for name in candidates if name in splits and name != train_split), None)
+        eval_split = next(iter(list_eval_splits(splits, train_split)), None)
     if eval_split is None:
         raise InputError(
             f"There is no split to evaluate on. The data set has: {', '.join(splits)}. Name one as `--eval_split`, or "

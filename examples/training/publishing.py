@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainingArguments
 
-from examples.data.arguments import AUGMENTATIONS
+from examples.data.arguments import AUGMENTATIONS, QUESTION_AUGMENTATIONS
 from examples.data.catalog import find_benchmark
 from examples.data.loading import ImageData
 from examples.errors import InputError
@@ -44,7 +44,7 @@ def describe_metrics(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def list_augmentations(arguments: dict[str, Any]) -> str:
     """The augmentations of a run that were on, by the names of their arguments."""
-    values = {name: arguments.get(name) for name in (*AUGMENTATIONS, "augment_questions", "redraw_questions")}
+    values = {name: arguments.get(name) for name in (*AUGMENTATIONS, *QUESTION_AUGMENTATIONS)}
     return (
         ", ".join(name if value is True else f"{name}: {value}" for name, value in values.items() if value) or "none"
     )
