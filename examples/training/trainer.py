@@ -162,7 +162,7 @@ def adapt_arguments(training: TrainingArguments, num_samples: int) -> None:
     if getattr(training, "enable_jit_checkpoint", False):
         raise InputError("Leave out `--enable_jit_checkpoint`: on SIGTERM a run saves a checkpoint unasked.")
     if training.fp16 and training.device.type == "cpu":
-        raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16`.")
+        raise InputError("`--fp16` has no effect on a CPU: leave it out, or take `--bf16 True --use_cpu True`.")
     # The data sets give what the model takes, and whole batches, in which the Trainer would look for single samples.
     training.remove_unused_columns = False
     # The Trainer would push every checkpoint, and write a model card of its own over ours.
