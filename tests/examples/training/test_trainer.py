@@ -130,7 +130,7 @@ def test_evaluation_without_measures_is_refused(field, tmp_path):
 
 def test_half_precision_without_effect_is_refused(tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, fp16=True)
-    with pytest.raises(InputError, match="`--fp16` has no effect on a CPU.*`--bf16 True --use_cpu True`"):
+    with pytest.raises(InputError, match=r"`--fp16` has no effect on a CPU.*`--bf16 True --use_cpu True`"):
         adapt_arguments(arguments, 8)
 
 
