@@ -12,7 +12,6 @@ import torch
 from huggingface_hub import create_repo, upload_file
 from safetensors import safe_open
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.initialization import no_init_weights
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
@@ -137,12 +136,6 @@ class AiTSavedModel(PreTrainedModel):
         super().__init__(*args, **kwargs)
         # What a Trainer and peft put on the cards that they write, which know nothing else of this model.
         self.model_tags = [*TAGS, *TASKS.get(type(self).__name__, ())[:1]]
-
-    @classmethod
-    def get_init_context(cls, *args: Any, **kwargs: Any):
-        """What `from_pretrained` builds a model under: as in transformers, but without a draw of its weights."""
-        # On the meta device every draw is for nothing; weights that a checkpoint lacks are drawn after it is read.
-        return [*super().get_init_context(*args, **kwargs), no_init_weights()]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any):

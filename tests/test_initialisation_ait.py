@@ -54,22 +54,6 @@ def test_prefix_tokens_that_a_checkpoint_lacks_start_like_those_of_a_new_model(m
     assert float(loaded.ait.embeddings.prefix_tokens[0].detach().abs().max()) < 0.1
 
 
-def test_loading_draws_no_weight_for_nothing(make_config, tmp_path, monkeypatch):
-    drawn: list[tuple[int, ...]] = []
-    draw = torch.Tensor.uniform_
-
-    def count(tensor, *args, **kwargs):
-        drawn.append(tuple(tensor.shape))
-        return draw(tensor, *args, **kwargs)
-
-    monkeypatch.setattr(torch.Tensor, "uniform_", count)
-    AiTForRelationalReasoning(make_config(question_size=5)).save_pretrained(tmp_path)
-    assert drawn
-    drawn.clear()
-    AiTForRelationalReasoning.from_pretrained(tmp_path)
-    assert not drawn
-
-
 def test_learned_tokens_and_positions_start_with_the_deviation_of_the_config(model):
     embeddings = model.ait.embeddings
     cls_token, registers = embeddings.prefix_tokens
