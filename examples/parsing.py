@@ -101,7 +101,10 @@ class ArgumentParser(HfArgumentParser):
         except InputError:
             raise
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"These arguments do not work: {flatten_message(error)}") from error
+            message = flatten_message(error)
+            if "assign use_cpu" in message:
+                message = "without a GPU `bf16` needs `--use_cpu True`, or leave it out with `--bf16 False`."
+            raise InputError(f"These arguments do not work: {message}") from error
 
     def parse_plain(self, arguments: list[str]) -> Namespace:
         """Parse arguments that were added one by one; flags that do not exist are refused before missing ones."""

@@ -197,6 +197,7 @@ def hold_out_images(train: datasets.Dataset, fraction: float) -> list[datasets.D
     num_held_out = round(fraction * len(train))
     if not 0 < num_held_out < len(train):
         raise InputError(f"No {fraction:g} of {len(train)} images can be held out (`--eval_fraction`).")
+    print(f"Held out of the training split to evaluate on: {num_held_out} of its {len(train)} images.")
     order = np.random.default_rng(0).permutation(len(train))
     return [train.select(np.sort(part)) for part in (order[num_held_out:], order[:num_held_out])]
 
@@ -228,7 +229,10 @@ def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
     train_split = find_split(splits, arguments.train_split, "--train_split")
     eval_split = train_split if arguments.hold_out else arguments.eval_split
     if eval_split is None:
-        eval_split = next(iter(list_eval_splits(splits, train_split)), None)
+        candidates = list_eval_splits(splits, train_split)
+        while len(candidates) > 1 and "answers" not in splits[candidates[0]].column_names:
+            print(f"The {candidates.pop(0)} split has no answers: it is left out.")
+        eval_split = next(iter(candidates), None)
     if eval_split is None:
         raise InputError(
             f"There is no split to evaluate on. The data set has: {', '.join(splits)}. Name one as `--eval_split`, or "

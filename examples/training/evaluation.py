@@ -49,15 +49,18 @@ def find_indices(checkpoint: str, names: Mapping[Any, str], data: ImageData) -> 
     """
     The checkpoint's index of each class of the data set, by name, or the same one where a checkpoint has no names.
 
+    Data may lack some of the checkpoint's labels, which is said; of a checkpoint without names they must have all.
+
     Raises:
         InputError: if they have other classes.
     """
     remedy = "evaluate it on the data set that it was trained on."
-    if len(names) != len(data.label_names):
-        raise InputError(
-            f"{checkpoint!r} has {len(names)} labels, but {data.name!r} has {len(data.label_names)} classes: {remedy}"
-        )
     if all(name == f"LABEL_{index}" for index, name in names.items()):
+        if len(names) != len(data.label_names):
+            raise InputError(
+                f"{checkpoint!r} has {len(names)} labels without a name, but {data.name!r} has "
+                f"{len(data.label_names)} classes: {remedy}"
+            )
         return list(names)
     index_of = {name: index for index, name in names.items()}
     if strange := [name for name in data.label_names if name not in index_of]:
@@ -65,6 +68,8 @@ def find_indices(checkpoint: str, names: Mapping[Any, str], data: ImageData) -> 
             f"{checkpoint!r} does not know the class {strange[0]!r} of {data.name!r}, but has {shorten([*index_of])}: "
             f"{remedy}"
         )
+    if lacking := [name for name in index_of if name not in data.label_names]:
+        print(f"Of the checkpoint's {len(names)} labels {data.name!r} has no {shorten(lacking)}.")
     return [index_of[name] for name in data.label_names]
 
 
@@ -182,7 +187,9 @@ def evaluate_checkpoint(
         predictions = predict_logits(model, dataset, batch_size).argmax(dim=-1).numpy()
     if not takes_question:
         return Evaluation(float((predictions == indices[labels]).mean()), num_images, len(labels))
-    # From the checkpoint's index of an answer to the data set's.
-    answers = np.argsort(indices)[predictions]
+    # From the checkpoint's index of an answer to the data set's; one that the data set lacks is wrong.
+    answer_of = np.full(model.num_labels, -1)
+    answer_of[indices] = np.arange(len(indices))
+    answers = answer_of[predictions]
     groups = score_groups(answers, questions)
     return Evaluation(float((answers == questions.answers).mean()), num_images, len(answers), groups)

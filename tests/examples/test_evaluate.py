@@ -6,15 +6,17 @@ import shutil
 import datasets
 import pytest
 import torch
+from transformers import AutoImageProcessor
 from transformers.utils import logging
 
 from examples import evaluate, image_classification, relational_reasoning
 from examples.data.arguments import DataArguments
+from examples.data.digits import load_digits
 from examples.errors import InputError
 from examples.training import evaluation as evaluation_module
 from examples.training.evaluation import choose_data, is_recorded_data, predict_logits
 from examples.visualization.ablation import without_memory, without_slots
-from modeling_ait import AiTForImageClassification, AiTForRelationalReasoning
+from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 from tests.examples.conftest import make_tiny_flags
 from tests.examples.helpers import read_results
 
@@ -213,6 +215,43 @@ def test_data_are_those_of_the_record_until_others_are_named(given, expected):
     assert is_recorded_data(RECORD, data) == (not given)
 
 
+def test_classes_that_a_folder_lacks_are_said_and_the_others_told_apart_by_name(digits, tmp_path, capsys):
+    held_out = load_digits()["test"]
+    chosen = [index for index, label in enumerate(held_out["label"]) if label in (2, 5, 7)]
+    for index in chosen:
+        folder = tmp_path / "images" / "test" / str(held_out[index]["label"])
+        folder.mkdir(parents=True, exist_ok=True)
+        held_out[index]["image"].save(folder / f"{index}.png")
+    evaluate.main([str(digits), "--dataset_name", str(tmp_path / "images"), "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert f"Of the checkpoint's 10 labels '{tmp_path / 'images'}' has no 0, 1, 3 and 4 more." in printed
+    model = AiTForImageClassification.from_pretrained(digits).eval()
+    processor = AutoImageProcessor.from_pretrained(digits)
+    images = [held_out[index]["image"] for index in chosen]
+    with torch.inference_mode():
+        predicted = model(**processor(images, return_tensors="pt")).logits.argmax(dim=-1)
+    accuracy = (predicted == torch.tensor([held_out[index]["label"] for index in chosen])).float().mean().item()
+    assert 0 < accuracy < 1 and f"Accuracy on {len(chosen)} images: {100 * accuracy:.2f} %" in printed
+
+
+def test_answer_that_the_questions_lack_is_a_wrong_one(questions, tmp_path, capsys):
+    model = AiTForRelationalReasoning.from_pretrained(questions)
+    names = [*model.config.id2label.values(), "none of these"]
+    wider = AiTForRelationalReasoning(AiTConfig.from_pretrained(questions, num_labels=len(names)))
+    weights = model.state_dict()
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = torch.cat([weights[name], weights[name][-1:]])
+    weights["classifier.bias"][-1] += 1e3
+    wider.load_state_dict(weights)
+    wider.config.id2label = dict(enumerate(names))
+    wider.save_pretrained(tmp_path)
+    for file in ("preprocessor_config.json", "results.json"):
+        (tmp_path / file).write_bytes((questions / file).read_bytes())
+    evaluate.main([str(tmp_path), "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert "has no none of these." in printed and "questions about 5 images: 0.00 %" in printed
+
+
 def test_mistakes_are_said_in_one_line(digits, tmp_path):
     sizes = ["--generator_train_size", "4", "--generator_test_size", "4"]
     for flags, message in (
@@ -222,7 +261,7 @@ def test_mistakes_are_said_in_one_line(digits, tmp_path):
         ([str(digits), "--batch_size", "0"], "`--batch_size` must be at least 1, but got 0"),
         ([str(digits), "--device", "nowhere"], "There is no device 'nowhere'"),
         ([str(digits), "--crop_padding", "2"], "for training images alone"),
-        ([str(digits), "--dataset_name", "triangle", *sizes], "has 10 labels, but 'triangle'"),
+        ([str(digits), "--dataset_name", "triangle", *sizes], "of 'triangle', but has 0, 1, 2 and 7 more"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate.main(flags)

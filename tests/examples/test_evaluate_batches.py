@@ -146,7 +146,7 @@ def test_checkpoint_without_a_classifier_is_refused(make_model, tmp_path):
 
 def test_checkpoint_of_other_labels_is_refused(make_model, tmp_path):
     make_model(image_size=8, num_labels=7).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"7 labels.*10 classes"):
+    with pytest.raises(InputError, match=r"7 labels without a name.*10 classes"):
         main(["--checkpoints", str(tmp_path), "--dataset_name", "digits", "--max_eval_samples", "10"])
 
 
@@ -159,10 +159,16 @@ def test_classes_of_a_checkpoint_are_found_by_name():
     assert find_indices("run", {0: "LABEL_0", 1: "LABEL_1"}, make_classes("cat", "dog")) == [0, 1]
 
 
+def test_data_may_lack_classes_of_a_checkpoint(capsys):
+    assert find_indices("run", {0: "dog", 1: "owl", 2: "cat"}, make_classes("cat", "dog")) == [2, 0]
+    assert capsys.readouterr().out == "Of the checkpoint's 3 labels 'pets' has no owl.\n"
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({0: "cat", 1: "dog", 2: "owl"}, "has 3 labels, but 'pets' has 2 classes"),
+        ({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, "has 3 labels without a name, but 'pets' has 2 classes"),
+        ({0: "cat"}, "does not know the class 'dog' of 'pets', but has cat: "),
         ({0: "cat", 1: "cow"}, "does not know the class 'dog' of 'pets', but has cat, cow"),
     ],
 )

@@ -270,7 +270,9 @@ def test_held_out_part_has_a_share_of_every_class(tmp_path, capsys):
     assert data.label_names == ["cat", "dog", "owl"]
     assert [data.evaluation["label"][:].count(label) for label in range(3)] == [4, 1, 0]
     assert [data.train["label"][:].count(label) for label in range(3)] == [36, 2, 1]
-    assert "Warning: classes with one image are not evaluated: owl." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Warning: classes with one image are not evaluated: owl." in printed
+    assert "Held out of the training split to evaluate on: 5 of its 44 images." in printed
     assert list_paths(load(tmp_path).evaluation) == list_paths(data.evaluation)
     # Drawn at random, not the first ones.
     assert [int(path.split("/")[-1][:-4]) for path in list_paths(data.evaluation)] != [0, 1, 2, 3, 0]
@@ -321,12 +323,33 @@ def test_held_out_part_is_refused_for_questions():
         load_questions(DataArguments("sort_of_clevr", eval_fraction=0.3))
 
 
-def test_a_part_of_the_training_images_is_held_out_with_all_their_questions():
+def test_question_split_without_answers_gives_way_to_another(tmp_path, capsys):
+    whole = load_questions(DataArguments("sort_of_clevr", generator_train_size=6, generator_test_size=4))
+    (tmp_path / "data").mkdir()
+    for split, data in {
+        "train": whole.train,
+        "validation": whole.evaluation,
+        "test": whole.train.remove_columns("answers"),
+    }.items():
+        data.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    data = load_questions(DataArguments(str(tmp_path)))
+    assert data.evaluation["answers"][:] == whole.evaluation["answers"][:]
+    assert "The test split has no answers: it is left out." in capsys.readouterr().out
+    # Alone it is refused, and so is whoever asks for it.
+    with pytest.raises(InputError, match="lacks the columns answers"):
+        load_questions(DataArguments(str(tmp_path), eval_split="test"))
+    (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(InputError, match="lacks the columns answers"):
+        load_questions(DataArguments(str(tmp_path)))
+
+
+def test_a_part_of_the_training_images_is_held_out_with_all_their_questions(capsys):
     given = DataArguments("sort_of_clevr", generator_train_size=20, generator_test_size=4)
     whole = load_questions(given)
     held_out = replace(given, hold_out=True, eval_fraction=0.25)
     data, again = load_questions(held_out), load_questions(held_out)
     assert (len(data.train), len(data.evaluation)) == (15, 5)
+    assert "Held out of the training split to evaluate on: 5 of its 20 images." in capsys.readouterr().out
     sorted_rows = lambda data: sorted(data["image"][:], key=lambda image: image["bytes"])  # noqa: E731
     both = datasets.concatenate_datasets([data.train, data.evaluation])
     assert sorted_rows(both) == sorted_rows(whole.train)

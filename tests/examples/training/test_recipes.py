@@ -98,3 +98,10 @@ def test_flag_that_cannot_work_is_refused(flags, message):
     with pytest.raises(InputError, match=message) as refusal:
         parse_arguments(["--use_cpu", "True", *flags], None)
     assert "\n" not in str(refusal.value)
+
+
+def test_bfloat16_without_a_gpu_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(InputError, match=r"without a GPU `bf16` needs `--use_cpu True`, or leave it out"):
+        parse_arguments(["--bf16", "True"], None)
+    assert parse_arguments(["--bf16", "True", "--use_cpu", "True"], None)[-1].bf16
