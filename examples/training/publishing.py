@@ -50,6 +50,11 @@ def list_augmentations(arguments: dict[str, Any]) -> str:
     )
 
 
+def describe_source(source: str) -> str:
+    """A model that a run went on from: an id that a reader can look up, or a folder, without the place where it is."""
+    return quote_code(source) if is_hub_id(source) else f"{quote_code(Path(source).resolve().name)}, a local folder"
+
+
 def write_model_card(
     model: PreTrainedModel,
     data: ImageData,
@@ -103,7 +108,7 @@ def write_model_card(
         model_id=quote_python(name),
         dataset=escape_markdown(dataset),
         split=escape_markdown(split),
-        source=None if source is None else quote_code(Path(source).name if not is_hub_id(source) else source),
+        source=None if source is None else describe_source(source),
         adapter_use=None if adapter is None else describe_use(model, name, adapter),
         adapter_memory=None if adapter is None else describe_memory(adapter),
         takes_question=model.config.question_size is not None,

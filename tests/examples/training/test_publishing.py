@@ -131,7 +131,8 @@ def test_card_names_a_held_out_part_and_no_folder(tmp_path):
     assert (result.dataset_name, result.dataset_split) == ("birds", "train, held-out part")
     assert result.dataset_config == "matched"
     assert card.data.base_model is None and card.data.datasets is None
-    assert str(tmp_path) not in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert str(tmp_path) not in text and f"| Fine-tuned from | `{tmp_path.name}`, a local folder |" in text
 
 
 def test_card_of_questions_has_the_accuracy_of_each_kind(tmp_path):
