@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from examples.data.arguments import DataArguments, refuse_streaming
+from examples.data.arguments import DataArguments, refuse_augmentation, refuse_streaming
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -128,6 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
     refuse_streaming(data_arguments, "compare_vit_finetuning")
+    refuse_augmentation(data_arguments)
     for name, value in asdict(arguments).items():
         if not isinstance(value, str) and value <= 0:
             raise InputError(f"`--{name}` must be above 0, but got {value}.")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_augmentation
 from examples.errors import InputError, flatten_message, run_script
 from examples.parsing import ArgumentParser
 
@@ -66,6 +66,7 @@ def parse_arguments(argv: list[str]) -> tuple[DemoArguments, DataArguments]:
     arguments, data = parser.parse(argv)
     if arguments.checkpoint is None:
         raise InputError("`--checkpoint` is missing. `--help` says what it takes.")
+    refuse_augmentation(data)
     if find_spec("gradio") is None:
         raise InputError(f"The page needs gradio, which is not installed: {INSTALL}")
     return arguments, data

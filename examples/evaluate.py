@@ -14,16 +14,13 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import AUGMENTATIONS, QUESTION_AUGMENTATIONS, DataArguments
+from examples.data.arguments import DataArguments, refuse_augmentation
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
 
 if TYPE_CHECKING:
     from examples.training.evaluation import Evaluation
-
-
-FOR_TRAINING = (*AUGMENTATIONS, *QUESTION_AUGMENTATIONS, "augment_on_device")
 
 
 @dataclass
@@ -65,9 +62,7 @@ def parse(argv: list[str]) -> tuple[str, EvaluateArguments, dict[str, Any]]:
         raise InputError(f"`--batch_size` must be at least 1, but got {arguments.batch_size}.")
     if arguments.without_memory and arguments.without_slots:
         raise InputError("`--without_memory` leaves no slot to take away: leave `--without_slots` out.")
-    for name in FOR_TRAINING:
-        if given.get(name):
-            raise InputError(f"`--{name}` is for training images alone: leave it out.")
+    refuse_augmentation(data)
     return checkpoint, arguments, given
 
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import DataArguments, refuse_streaming
+from examples.data.arguments import DataArguments, refuse_augmentation, refuse_streaming
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -123,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments, data_arguments = parser.parse(sys.argv[1:] if argv is None else argv)
     refuse_streaming(data_arguments, "evaluate_batches")
+    refuse_augmentation(data_arguments)
     if not arguments.checkpoints:
         raise InputError("Name at least one folder or Hub id with `--checkpoints`.")
     for flag, values in (("--batch_sizes", arguments.batch_sizes), ("--num_orders", [arguments.num_orders])):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.data.arguments import DataArguments
+from examples.data.arguments import DataArguments, refuse_augmentation
 from examples.errors import InputError, make_place, run_script
 from examples.parsing import ArgumentParser
 
@@ -79,6 +79,7 @@ def check_arguments(arguments: VisualizeArguments, data: DataArguments) -> tuple
             raise InputError(f"`--{name}` is missing. `--help` says what it takes.")
     if bool(arguments.images) == (data.dataset_name is not None):
         raise InputError("Name images with `--images`, or a data set with `--dataset_name`: one of the two.")
+    refuse_augmentation(data)
     if Path(str(arguments.output)).suffix not in ENDINGS:
         raise InputError(f"`--output` takes a file that ends in {' or '.join(ENDINGS)}, but got {arguments.output!r}.")
     numbers = None if arguments.json is None else make_place(arguments.json)

@@ -229,6 +229,13 @@ class DataArguments:
             )
 
 
+def refuse_augmentation(arguments: DataArguments) -> None:
+    """Raise an `InputError` if a script shall augment that does not."""
+    for name in (*AUGMENTATIONS, *QUESTION_AUGMENTATIONS, "augment_on_device"):
+        if getattr(arguments, name):
+            raise InputError(f"`--{name}` has no effect where nothing is augmented: leave it out.")
+
+
 def refuse_streaming(arguments: DataArguments, script: str) -> None:
     """Raise an `InputError` if a script shall stream that cannot."""
     if arguments.streaming:

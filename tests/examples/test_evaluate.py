@@ -9,7 +9,15 @@ import torch
 from transformers import AutoImageProcessor
 from transformers.utils import logging
 
-from examples import evaluate, image_classification, relational_reasoning
+from examples import (
+    compare_vit_finetuning,
+    demo,
+    evaluate,
+    evaluate_batches,
+    image_classification,
+    relational_reasoning,
+    visualize,
+)
 from examples.data.arguments import DataArguments
 from examples.data.digits import load_digits
 from examples.errors import InputError
@@ -88,13 +96,35 @@ def test_slots_can_be_taken_away(digits, flags, removed, tmp_path, monkeypatch):
         (["--without_slots", "3"], "There is no slot '3'"),
         (["--without_slots", "0", "1", "2"], "leaves no slot of 3"),
         (["--without_slots", "0", "--without_memory", "True"], "leave `--without_slots` out"),
-        (["--auto_augment", "randaugment"], "`--auto_augment` is for training images alone"),
-        (["--redraw_questions", "1", "2", "3"], "`--redraw_questions` is for training images alone"),
     ],
 )
 def test_what_cannot_be_taken_away_is_refused(digits, flags, message):
     with pytest.raises(InputError, match=message):
         evaluate.main([str(digits), "--device", "cpu", *flags])
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        (evaluate, ["runs/mine"]),
+        (evaluate_batches, ["--checkpoints", "runs/mine"]),
+        (visualize, ["--checkpoint", "runs/mine", "--output", "memory.png"]),
+        (demo, ["--checkpoint", "runs/mine"]),
+        (compare_vit_finetuning, []),
+    ],
+)
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        ["--crop_padding", "2"],
+        ["--auto_augment", "randaugment"],
+        ["--redraw_questions", "1", "2", "3"],
+        ["--augment_on_device", "True"],
+    ],
+)
+def test_augmentation_without_effect_is_refused(script, flags, augmentation):
+    with pytest.raises(InputError, match=f"`{augmentation[0]}` has no effect where nothing is augmented"):
+        script.main([*flags, "--dataset_name", "digits", *augmentation])
 
 
 @pytest.mark.parametrize("grouped", ["True", "False"])
@@ -260,7 +290,6 @@ def test_mistakes_are_said_in_one_line(digits, tmp_path):
         ([str(digits), "--split", "test", "--eval_split", "test"], "are the same"),
         ([str(digits), "--batch_size", "0"], "`--batch_size` must be at least 1, but got 0"),
         ([str(digits), "--device", "nowhere"], "There is no device 'nowhere'"),
-        ([str(digits), "--crop_padding", "2"], "for training images alone"),
         ([str(digits), "--dataset_name", "triangle", *sizes], "of 'triangle', but has 0, 1, 2 and 7 more"),
     ):
         with pytest.raises(InputError, match=message):
