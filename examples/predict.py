@@ -1,7 +1,8 @@
 """
-Classify a folder of images into a CSV file: file, label, probability, and what else is likely.
+Classify a folder of images, or one image, into a CSV file: file, label, probability, and what else is likely.
 
     python -m examples.predict path/to/images --checkpoint runs/digits
+    python -m examples.predict path/to/image.png --checkpoint runs/digits
     python -m examples.predict path/to/images --checkpoint user/my-ait --output predictions.csv --top_k 5
 
 Where an image lies in a folder that is called like a class, its label is known: the accuracy is printed, and a
@@ -63,12 +64,12 @@ def list_images(folder: Path, allow_outside_files: bool) -> list[Path]:
     The images below a folder, relative to it and sorted; hidden files are left out.
 
     Raises:
-        InputError: if it is no folder, has no images, or has links that lead out of it.
+        InputError: if there is no such folder, it has no images, or has links that lead out of it.
     """
     from examples.data.files import IMAGE_EXTENSIONS, list_files
 
     if not folder.is_dir():
-        raise InputError(f"There is no folder {str(folder)!r}. Name a folder of images.")
+        raise InputError(f"There is no {str(folder)!r}. Name a folder of images, or an image.")
     files, _ = list_files(folder, allow_outside_files)
     images = [path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS]
     if not images:
@@ -108,8 +109,8 @@ def fill_predictions(
         prediction.labels, prediction.probabilities = [names[index] for index in classes], row
 
 
-def predict_folder(folder: Path, arguments: PredictArguments) -> tuple[list[Prediction], list[str]]:
-    """Classify every image of a folder; return the predictions in the order of the files, and the classes."""
+def predict_images(place: Path, arguments: PredictArguments) -> tuple[list[Prediction], list[str]]:
+    """Classify an image, or all of a folder; return the predictions in the order of the files, and the classes."""
     import torch
     from tqdm.auto import tqdm
 
@@ -120,7 +121,9 @@ def predict_folder(folder: Path, arguments: PredictArguments) -> tuple[list[Pred
     from modeling_ait import AiTForImageClassification
 
     device = choose_device(arguments.device)
-    files = list_images(folder, arguments.allow_outside_files)
+    folder, files = place.parent, [Path(place.name)]
+    if not place.is_file():
+        folder, files = place, list_images(place, arguments.allow_outside_files)
     checkpoint = str(arguments.checkpoint)
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval().to(device)
     processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
@@ -167,25 +170,26 @@ def draw_confusion_matrix(predictions: list[Prediction], names: list[str], path:
     from matplotlib import pyplot
     from sklearn.metrics import ConfusionMatrixDisplay
 
+    from examples.visualization.fonts import use_all_fonts
     from modeling_ait.saving_ait import stage_files
 
     true = [prediction.true_label for prediction in predictions]
     predicted = [prediction.labels[0] for prediction in predictions]
     shown = [name for name in dict.fromkeys(names) if name in {*true, *predicted}]
     side = 3 + 0.4 * min(len(shown), 50)
-    figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
-    ConfusionMatrixDisplay.from_predictions(
-        true,
-        predicted,
-        labels=shown,
-        display_labels=[show(name).replace("$", r"\$") for name in shown],
-        include_values=len(shown) <= MAX_CLASSES_WITH_NUMBERS,
-        xticks_rotation="vertical",
-        cmap="Blues",
-        colorbar=False,
-        ax=axes,
-    )
-    with stage_files(path.parent) as staging:
+    with use_all_fonts(), stage_files(path.parent) as staging:
+        figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
+        ConfusionMatrixDisplay.from_predictions(
+            true,
+            predicted,
+            labels=shown,
+            display_labels=[show(name).replace("$", r"\$") for name in shown],
+            include_values=len(shown) <= MAX_CLASSES_WITH_NUMBERS,
+            xticks_rotation="vertical",
+            cmap="Blues",
+            colorbar=False,
+            ax=axes,
+        )
         figure.savefig(Path(staging, path.name), dpi=120)
     pyplot.close(figure)
 
@@ -217,10 +221,10 @@ def check_arguments(arguments: PredictArguments) -> tuple[Path, Path]:
 
 def main(argv: list[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
-    folder = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    usage = "python -m examples.predict FOLDER --checkpoint CHECKPOINT [--flag value ...]"
+    place = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    usage = "python -m examples.predict FOLDER|IMAGE --checkpoint CHECKPOINT [--flag value ...]"
     (arguments,) = ArgumentParser(PredictArguments, description=__doc__, usage=usage).parse(argv)
-    if folder is None:
+    if place is None:
         raise InputError("Name a folder of images first, before all flags.")
     table, picture = check_arguments(arguments)
     # Late, so that neither help nor a mistake in the arguments waits for them.
@@ -228,13 +232,15 @@ def main(argv: list[str] | None = None) -> None:
     from examples.training.results import write_text
 
     quieten_libraries(verbose=False)
-    predictions, names = predict_folder(Path(folder), arguments)
+    predictions, names = predict_images(Path(place), arguments)
     num_listed = min(arguments.top_k, len(names))
     write_text(table, make_table(predictions, num_listed))
     broken = [prediction for prediction in predictions if prediction.error]
     for prediction in broken:
         print(f"Cannot be read: {show(prediction.file)} ({show(prediction.error)})")
     print(f"{len(predictions) - len(broken)} of {len(predictions)} images classified. Written: {table}.")
+    if len(predictions) == 1 and not broken:
+        print(f"It is most likely {show(predictions[0].labels[0])} ({100 * predictions[0].probabilities[0]:.2f} %).")
     labelled = [prediction for prediction in predictions if prediction.true_label and not prediction.error]
     if labelled:
         num_right = sum(prediction.labels[0] == prediction.true_label for prediction in labelled)

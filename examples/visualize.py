@@ -135,7 +135,7 @@ def open_inputs(
     """
     from examples.data.loading import load_image_data
     from examples.data.questions import load_questions
-    from examples.training.evaluation import find_indices
+    from examples.training.evaluation import find_indices, is_unseen, read_record
     from examples.visualization.inputs import open_classes, open_questions, read_images
 
     has_questions = model.config.question_size is not None
@@ -147,9 +147,10 @@ def open_inputs(
     if num_labelled is None:
         num_labelled = 32 if has_questions else 128
     numbers = (arguments.num_samples, num_labelled, arguments.batch_size)
+    is_new = is_unseen(read_record(str(arguments.checkpoint)), data)
     if has_questions:
-        return open_questions(load_questions(data, trains=False), processor, *numbers)
-    loaded = load_image_data(data, trains=False)
+        return open_questions(load_questions(data, trains=False, is_unseen=is_new), processor, *numbers)
+    loaded = load_image_data(data, trains=False, is_unseen=is_new)
     indices = find_indices(str(arguments.checkpoint), name_labels(model), loaded)
     return open_classes(loaded, processor, indices, *numbers)
 

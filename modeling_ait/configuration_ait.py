@@ -78,7 +78,7 @@ class AiTConfig(AiTSavedConfig):
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
             Dropout on the self-attention probabilities, in [0, 1).
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the initial weights outside the workspace.
+            Standard deviation of the initial weights, those of the workspace too.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of every LayerNorm but the write's, whose epsilon is 1e-6.
         image_size (`int` or `(height, width)`, *optional*, defaults to 224):

@@ -1,5 +1,6 @@
 """What a forward refuses, each with one line, before anything is computed or written."""
 
+from difflib import get_close_matches
 from types import NoneType
 from typing import Any
 
@@ -10,6 +11,8 @@ from .configuration_ait import PROBLEM_TYPES, AiTConfig
 
 # What cross-entropy leaves out.
 IGNORED_LABEL = -100
+# Keyword arguments of a forward that are AiT's own.
+FLAGS = ("update_memory", "output_workspace", "interpolate_pos_encoding")
 # What layers, attention and loss get from the model beside the keyword arguments of a forward.
 OWN_ARGUMENTS = {"config", "dropout", "hidden_states", "memory", "num_questions", "pooled_logits", "scaling"}
 
@@ -22,6 +25,10 @@ def check_flags(**flags: Any) -> None:
             raise ValueError(f"`{name}` must be True, False or None, but got {show(flags[name])}.")
     if flags.get("attention_mask") is not None:
         raise ValueError("AiT attends to every token of an image: leave `attention_mask` out.")
+    # Others are let through, as every model does; of these a slip would change the result without a word.
+    for name in () if torch.compiler.is_compiling() else set(flags).difference(FLAGS):
+        if meant := get_close_matches(name, FLAGS, 1, 0.8):
+            raise ValueError(f"There is no `{name}`: write `{meant[0]}`.")
     for name in OWN_ARGUMENTS.intersection(flags):
         raise ValueError(f"AiT sets `{name}` itself: leave it out.")
     number = flags.get("num_items_in_batch")

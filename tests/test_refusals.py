@@ -174,6 +174,8 @@ def test_refusals_say_what_was_given_and_allowed(make_model):
     for arguments, message in (
         ({"pixel_values": IMAGES.to_sparse()}, "must be a dense tensor, but got a torch.sparse_coo one"),
         ({"pixel_values": IMAGES, "update_memory": "no"}, "`update_memory` must be True, False or None, but got 'no'"),
+        ({"pixel_values": IMAGES, "update_memories": True}, "There is no `update_memories`: write `update_memory`"),
+        ({"pixel_values": IMAGES, "output_workspaces": True}, "no `output_workspaces`: write `output_workspace`"),
         ({"pixel_values": IMAGES, "question": QUESTION}, "configured without a question"),
         ({"pixel_values": IMAGES, "attention_mask": torch.ones(2, 6)}, "leave `attention_mask` out"),
         ({"pixel_values": [IMAGES], "labels": LABELS}, "`pixel_values` must be a tensor, but got list"),

@@ -34,10 +34,12 @@ def holds_data(folder: Path) -> bool:
 
 
 def load_local_folder(
-    folder: Path, config_name: str | None = None, allow_outside_files: bool = False
+    folder: Path, config_name: str | None = None, allow_outside_files: bool = False, min_classes: int = 2
 ) -> datasets.DatasetDict:
     """
     Load a folder of images by class, or one of parquet files. Whatever is left out is said in a printed line.
+
+    Images must be of `min_classes` classes.
 
     Raises:
         InputError: if it holds neither, if it cannot be told which image or file belongs to which split or class, or
@@ -63,7 +65,7 @@ def load_local_folder(
     if config_name is not None:
         raise InputError(f"A folder of images has no configurations: leave out `--dataset_config_name {config_name}`.")
     has_tables = any(path.suffix.lower() in TABLE_EXTENSIONS for path in used)
-    return load_image_files(folder, images, has_tables)
+    return load_image_files(folder, images, has_tables, min_classes)
 
 
 def refuse_names_like_splits(folder: Path, images: list[Path]) -> None:
@@ -115,12 +117,12 @@ def refuse_splits_inside_classes(folder: Path, images: list[Path]) -> None:
         print(f"In {show(folder)} the folders {shorten(sorted(as_splits))} inside a class are no splits: all is used.")
 
 
-def load_image_files(folder: Path, images: list[Path], has_tables: bool) -> datasets.DatasetDict:
+def load_image_files(folder: Path, images: list[Path], has_tables: bool, min_classes: int) -> datasets.DatasetDict:
     """
     Load images whose class is the first folder below the split.
 
     Raises:
-        InputError: if there are fewer than two classes.
+        InputError: if there are too few classes.
     """
     if all(path.parts[0] == "data" for path in images):
         folder, images = folder / "data", [path.relative_to("data") for path in images]
@@ -130,11 +132,12 @@ def load_image_files(folder: Path, images: list[Path], has_tables: bool) -> data
     labelled = [path for path in in_folders if len(path.parts) > depth]
     stray = [path.as_posix() for path in images if len(path.parts) <= depth]
     classes = {normalize_name(path.parts[depth - 1]) for path in labelled}
-    if len(classes) < 2:
+    if len(classes) < min_classes:
         tables = " Labels in a table are not read." if has_tables else ""
         raise InputError(
             f"The folder {str(folder)!r} has {f'only the class {classes.pop()!r}' if classes else 'no classes'}: "
-            f"at least two are needed, each a folder of images.{tables} Expected {LAYOUTS}."
+            f"at least {'two are' if min_classes > 1 else 'one is'} needed, each a folder of images.{tables} Expected "
+            f"{LAYOUTS}."
         )
     if stray:
         print(f"Left out of {show(folder)}, {len(stray)} in no folder of a class: {shorten(stray)}.")

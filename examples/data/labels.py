@@ -144,6 +144,6 @@ def hold_out(
     held_out = np.concatenate(
         [random.permutation(np.flatnonzero(labels == label))[:count] for label, count in zip(classes, counts)]
     )
-    print(f"Held out of the training split to evaluate on: {len(held_out)} of its {len(labels)} images.")
+    print(f"Held out to evaluate on: {len(held_out)} of {len(labels)} training images (`--eval_fraction`).")
     is_held_out = np.isin(np.arange(len(labels)), held_out)
     return train.select(np.flatnonzero(~is_held_out)), train.select(np.flatnonzero(is_held_out))

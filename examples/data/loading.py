@@ -1,6 +1,6 @@
-"""Data sets by name: loading, checks, and the choice of splits and columns."""
+"""Data sets by name: loading, checks, and the choice of columns."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -10,13 +10,11 @@ from examples.data.arguments import QUESTION_AUGMENTATIONS, DataArguments
 from examples.data.catalog import BENCHMARKS, IMAGE_CLASSIFICATION, Benchmark, find_benchmark
 from examples.data.decoding import check_images, leave_out_bad_images
 from examples.data.digits import load_digits
-from examples.data.files import SPLIT_NAMES
 from examples.data.folders import LAYOUTS, holds_data, load_local_folder
 from examples.data.generated import load_generated
 from examples.data.hub import load_hub_splits
 from examples.data.labels import (
     encode_labels,
-    has_known_label,
     hold_out,
     read_label_names,
     warn_of_lost_classes,
@@ -25,6 +23,7 @@ from examples.data.labels import (
 )
 from examples.data.shard_sources import load_evaluation, open_local_shards
 from examples.data.shards import Shards
+from examples.data.splits import choose_eval_split, choose_only_split, find_split, takes_training_part
 from examples.errors import InputError
 
 
@@ -100,7 +99,8 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None, trains: b
     if path.is_dir() and arguments.streaming:
         return open_local_shards(path, arguments.dataset_config_name, arguments.allow_outside_files)
     if path.is_dir():
-        return load_local_folder(path, arguments.dataset_config_name, arguments.allow_outside_files)
+        folder = (path, arguments.dataset_config_name, arguments.allow_outside_files)
+        return load_local_folder(*folder, min_classes=2 if trains else 1)
     if path.is_file():
         raise InputError(f"{name!r} is a file: `--dataset_name` takes the folder that holds it. Expected {LAYOUTS}.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -125,54 +125,6 @@ def choose_column(given: str | None, candidates: tuple[str, ...], columns: list[
     if len(found) != 1:
         raise InputError(f"Say with `{flag}` which column to use. The data set has: {', '.join(columns)}.")
     return found[0]
-
-
-def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
-    """The split of this name in any capitalisation; `val` and `valid` are other names of `validation`."""
-    lower = name.lower()
-    other_name = "validation" if SPLIT_NAMES.get(lower) == "validation" else lower
-    found = name if name in splits else other_name
-    if found not in splits:
-        raise InputError(f"There is no split {name!r} (`{flag}`). The data set has: {', '.join(splits)}.")
-    return found
-
-
-def takes_training_part(arguments: DataArguments) -> bool:
-    """Whether a split to train on has a part in the evaluation."""
-    return arguments.hold_out or arguments.train_split != DataArguments.train_split
-
-
-def choose_only_split(splits: datasets.DatasetDict, arguments: DataArguments) -> DataArguments:
-    """Where nothing is trained and no split to train on is there, the one to evaluate on names the classes too."""
-    if takes_training_part(arguments) or arguments.train_split in splits:
-        return arguments
-    name = next((name for name in ("test", "validation") if name in splits), None)
-    if arguments.eval_split is not None:
-        name = find_split(splits, arguments.eval_split, "--eval_split")
-    return arguments if name is None else replace(arguments, train_split=name, eval_split=name)
-
-
-def list_eval_splits(splits: datasets.DatasetDict, train_split: str) -> list[str]:
-    """The splits beside the one to train on that are there to evaluate on, the likeliest first."""
-    return [name for name in ("test", "validation", "valid", "val") if name in splits and name != train_split]
-
-
-def choose_eval_split(
-    splits: datasets.DatasetDict, arguments: DataArguments, label_column: str, label_names: list[str]
-) -> str | None:
-    """The split to evaluate on; `None` for a held-out part. A test split that has no labels gives way to another."""
-    if arguments.hold_out:
-        return None
-    if arguments.eval_split is not None:
-        return find_split(splits, arguments.eval_split, "--eval_split")
-    train_split = find_split(splits, arguments.train_split, "--train_split")
-    candidates = list_eval_splits(splits, train_split)
-    for name in candidates[:-1]:
-        data = splits[name]
-        if label_column in data.column_names and has_known_label(data, label_column, label_names, name):
-            return name
-        print(f"The {name} split has no label that training knows: it is left out.")
-    return candidates[-1] if candidates else None
 
 
 def choose_image_column(data: datasets.Dataset, arguments: DataArguments, benchmark: Benchmark | None) -> str:
@@ -236,9 +188,11 @@ def refuse_unused_arguments(arguments: DataArguments, has_eval_split: bool) -> N
         )
 
 
-def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
+def load_image_data(arguments: DataArguments, trains: bool = True, is_unseen: bool = False) -> ImageData:
     """
     Load, check and cut to size the data set that the arguments name; unless `trains`, no split to train on is needed.
+
+    Of data that no training has seen the only split is evaluated on as a whole, unless a part is asked for.
 
     Raises:
         InputError: if it cannot be found or does not fit; the message says what there is.
@@ -248,7 +202,7 @@ def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
         raise InputError(f"{arguments.dataset_name!r} has questions: train on it with `examples.{benchmark.task}`.")
     splits = load_splits(arguments, benchmark, trains)
     if not trains:
-        arguments = choose_only_split(splits, arguments)
+        arguments = choose_only_split(splits, arguments, is_unseen)
     train = splits[find_split(splits, arguments.train_split, "--train_split")]
     image_column, label_column = choose_columns(train, arguments, benchmark)
     label_names = read_label_names(train, label_column)
@@ -270,7 +224,7 @@ def load_image_data(arguments: DataArguments, trains: bool = True) -> ImageData:
         data = data.select_columns([image_column, label_column])
         data = encode_labels(data, label_column, label_names, split)
         parts[split] = data.add_column(ROW_COLUMN, np.arange(len(data)))
-    if len(label_names) < 2:
+    if trains and len(label_names) < 2:
         raise InputError(f"The data set {arguments.dataset_name!r} has one class ({label_names[0]}): two are needed.")
     if arguments.check_images:
         check_images(parts, image_column)

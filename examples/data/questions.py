@@ -10,7 +10,7 @@ from transformers import ViTImageProcessorPil
 from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
-from examples.data.loading import ImageData, choose_only_split, find_split, list_eval_splits, load_splits
+from examples.data.loading import ImageData, load_splits
 from examples.data.sort_of_clevr import (
     ANSWERS,
     CANVAS_SIZE,
@@ -24,6 +24,7 @@ from examples.data.sort_of_clevr import (
     draw_questions,
     paint,
 )
+from examples.data.splits import choose_only_split, find_split, list_eval_splits
 from examples.errors import InputError
 
 
@@ -197,16 +198,16 @@ def hold_out_images(train: datasets.Dataset, fraction: float) -> list[datasets.D
     num_held_out = round(fraction * len(train))
     if not 0 < num_held_out < len(train):
         raise InputError(f"No {fraction:g} of {len(train)} images can be held out (`--eval_fraction`).")
-    print(f"Held out of the training split to evaluate on: {num_held_out} of its {len(train)} images.")
+    print(f"Held out to evaluate on: {num_held_out} of {len(train)} training images (`--eval_fraction`).")
     order = np.random.default_rng(0).permutation(len(train))
     return [train.select(np.sort(part)) for part in (order[num_held_out:], order[:num_held_out])]
 
 
-def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
+def load_questions(arguments: DataArguments, trains: bool = True, is_unseen: bool = False) -> ImageData:
     """
     Load the splits: `sort_of_clevr`, or a Hub id or folder with its columns.
 
-    Unless `trains`, no split to train on is needed.
+    Unless `trains`, no split to train on is needed, and of data that `is_unseen` the only one is evaluated on.
 
     Raises:
         InputError: if the data set has no questions.
@@ -225,7 +226,7 @@ def load_questions(arguments: DataArguments, trains: bool = True) -> ImageData:
         )
     splits = load_splits(arguments, benchmark, trains)
     if not trains:
-        arguments = choose_only_split(splits, arguments)
+        arguments = choose_only_split(splits, arguments, is_unseen)
     train_split = find_split(splits, arguments.train_split, "--train_split")
     eval_split = train_split if arguments.hold_out else arguments.eval_split
     if eval_split is None:

@@ -17,7 +17,7 @@ from examples.data.images import ImagePixelsDataset
 from examples.data.loading import EMBEDDED, ImageData, load_image_data
 from examples.data.sort_of_clevr import ANSWERS, QUESTION_SIZE
 from examples.errors import InputError
-from examples.training.evaluation import choose_data, find_indices, read_record
+from examples.training.evaluation import choose_data, find_indices, is_unseen, read_record
 from examples.training.loading import choose_class, load_checkpoint, load_image_processor
 from examples.training.results import EXAMPLE_IMAGE
 from examples.visualization.inputs import make_restore, read_image
@@ -121,7 +121,8 @@ def load_images(opened: Opened, checkpoint: str, arguments: DataArguments, num_i
     if benchmark is not None and benchmark.builder is not None:
         num_test = min(num_images, arguments.generator_test_size or benchmark.num_test)
         arguments = replace(arguments, generator_train_size=NUM_TRAIN_GENERATED, generator_test_size=num_test)
-    data: ImageData = load_image_data(arguments, trains=False)
+    is_new = is_unseen(read_record(checkpoint), arguments)
+    data: ImageData = load_image_data(arguments, trains=False, is_unseen=is_new)
     indices = find_indices(checkpoint, opened.model.config.id2label or {}, data)
     if are_unnamed(opened.label_names):
         opened.label_names = list(data.label_names)

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from examples.baselines.catalog import ARCHITECTURES
@@ -173,6 +174,19 @@ def show_help(arguments: list[str], options: dict[str, Any]) -> None:
     raise SystemExit(0)
 
 
+def refuse_data_folder(output_dir: Path, dataset_name: str | None) -> None:
+    """Raise an `InputError` if a run would be written among the images or tables that it trains on."""
+    from examples.data.loading import EMBEDDED, find_benchmark
+
+    folder, place = Path(str(dataset_name)).expanduser(), output_dir.resolve()
+    is_known = dataset_name in EMBEDDED or find_benchmark(dataset_name) is not None
+    if not is_known and folder.is_dir() and folder.resolve() in (place, *place.parents):
+        raise InputError(
+            f"`--output_dir` {str(output_dir)!r} lies in the data folder {dataset_name!r}, where what a run writes "
+            "would be taken for data: name another place."
+        )
+
+
 def parse_arguments(
     arguments: list[str],
     description: str | None,
@@ -189,8 +203,8 @@ def parse_arguments(
         other_flags: Flags that are known elsewhere, to be suggested for a misspelt one.
 
     Raises:
-        InputError: for a recipe that cannot be read, for a key, a flag or a value that does not exist, and for
-            processes that would not train together.
+        InputError: for a recipe that cannot be read, for a key, a flag or a value that does not exist, for processes
+            that would not train together, and for an output folder among the data.
     """
     usage = f"python -m examples.{script} [RECIPE.yaml] [--flag value ...]"
     show_help(arguments, {"description": description, "usage": usage})
@@ -231,6 +245,7 @@ def parse_arguments(
         # A folder for each model that a recipe can make, so that none stands in the way of another.
         parts = [model.size, None if model.architecture == "ait" else model.architecture]
         training.output_dir = "_".join([str(training.output_dir), *filter(None, parts)])
+    refuse_data_folder(Path(str(training.output_dir)), data.dataset_name)
     return data, model, run, training
 
 

@@ -43,6 +43,12 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(folders, key=lambda path: -get_step(path))
 
 
+def hint_at_run(output_dir: Path) -> str:
+    """A sentence for who takes the folder of an unfinished run for a checkpoint; empty if it has none."""
+    found = list_checkpoints(output_dir)
+    return f" Its run has not ended: the same command goes on with it, or name {str(found[0])!r}." if found else ""
+
+
 def is_of_these_scripts(folder: Path) -> bool:
     return (folder / CLAIM_FILE).exists() or (folder / MANIFEST_FILE).exists()
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,13 @@ def choose_data(record: dict[str, Any], given: dict[str, Any]) -> DataArguments:
     return DataArguments(**chosen)
 
 
+def is_unseen(record: dict[str, Any], data: DataArguments) -> bool:
+    """Whether a run has recorded that it was trained on another data set than this."""
+    name = record.get("arguments", {}).get("dataset_name")
+    # By another path the same folder is no other data.
+    return isinstance(name, str) and Path(name).resolve() != Path(str(data.dataset_name)).resolve()
+
+
 def is_recorded_data(record: dict[str, Any], data: DataArguments) -> bool:
     """Whether the data are those that the run has recorded its accuracy on."""
     arguments = record.get("arguments", {})
@@ -172,7 +180,8 @@ def evaluate_checkpoint(
     takes_question = model_class is AiTForRelationalReasoning
     model = load_checkpoint(checkpoint, model_class, is_classifier_new=False).eval().to(device)
     config: AiTConfig = model.config
-    data = (load_questions if takes_question else load_image_data)(arguments, trains=False)
+    load = load_questions if takes_question else load_image_data
+    data = load(arguments, trains=False, is_unseen=is_unseen(read_record(checkpoint), arguments))
     indices = np.array(find_indices(checkpoint, config.id2label or {}, data))
     processor = load_image_processor(checkpoint, config, arguments, is_resized=False)
     pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=takes_question)

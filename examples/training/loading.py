@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -22,6 +22,7 @@ from transformers.utils import (
 
 from examples.data.arguments import DataArguments
 from examples.errors import LOADING_ERRORS, InputError, flatten_message
+from examples.training.checkpoints import hint_at_run
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning, AiTModel, AiTPreTrainedModel
 from modeling_ait.saving_ait import find_broken_weights
 
@@ -167,7 +168,7 @@ def check_checkpoint_type(name_or_path: str) -> None:
         reason = f"there is no such folder here, and as a Hub id: {flatten_message(error)}"
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {reason}") from error
     if saved is None:
-        raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.")
+        raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.{hint_at_run(path)}")
     if (path / "adapter_config.json").exists() and not any(path.glob("model*.safetensors")):
         raise InputError(
             f"{name_or_path!r} is an adapter, no whole model: put it on its base by `PeftModel.from_pretrained`, "
@@ -236,10 +237,9 @@ def load_checkpoint(
     try:
         check_checkpoint_type(name_or_path)
         # Sizes that do not match are refused below, with their names, where they are not the classifier's.
-        loaded: Any = model_class.from_pretrained(
+        model, loading_info = cast(Any, model_class).from_pretrained(
             name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **fields
         )
-        model, loading_info = loaded
         # Fields that differ were set one by one; together they may not fit.
         type(model.config).from_dict(model.config.to_dict())
         check_weights(name_or_path, model, loading_info, is_classifier_new)

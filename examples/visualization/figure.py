@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from examples.visualization.fonts import use_all_fonts
 from examples.visualization.image_panels import (
     describe_lines,
     draw_energy_panel,
@@ -211,7 +212,7 @@ def draw_portrait(portrait: Portrait, file: Path) -> None:
     """Draw the figure into a file that ends in .png or .svg; the same numbers give the same file."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "modeling_ait"}):
+    with matplotlib.rc_context({"svg.hashsalt": "modeling_ait"}), use_all_fonts():
         page = lay_out(portrait)
         # Without a date, so that the same numbers give the same file.
         is_svg = file.suffix == ".svg"

@@ -264,6 +264,31 @@ def test_classes_that_a_folder_lacks_are_said_and_the_others_told_apart_by_name(
     assert 0 < accuracy < 1 and f"Accuracy on {len(chosen)} images: {100 * accuracy:.2f} %" in printed
 
 
+def test_all_of_a_folder_without_splits_is_evaluated_unless_it_was_trained_on(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    run, other = str(tmp_path / "run"), tmp_path / "other"
+    image_classification.main(make_tiny_flags(run, dataset_name=str(image_folder / "train"), crop_padding=None))
+    shutil.copytree(image_folder / "train", other)
+    number = len([*other.rglob("*.png")])
+
+    def evaluate_on(*flags):
+        capsys.readouterr()
+        evaluate.main([run, "--device", "cpu", *flags])
+        return capsys.readouterr().out
+
+    assert f"Accuracy on {number} images" in evaluate_on("--dataset_name", str(other))
+    # A part, where one is asked for, and of what was trained on, by whatever path.
+    held_out = f"Held out to evaluate on: 3 of {number} training images (`--eval_fraction`)."
+    assert held_out in evaluate_on("--dataset_name", str(other), "--eval_fraction", "0.25")
+    monkeypatch.chdir(image_folder)
+    assert "Held out to evaluate on: 2" in evaluate_on("--dataset_name", "./train")
+    # One class is enough, where nothing is trained.
+    shutil.rmtree(other / "dog")
+    printed = evaluate_on("--dataset_name", str(other))
+    assert f"Accuracy on {len([*other.rglob('*.png')])} images" in printed and "has no dog" in printed
+
+
 def test_answer_that_the_questions_lack_is_a_wrong_one(questions, tmp_path, capsys):
     model = AiTForRelationalReasoning.from_pretrained(questions)
     names = [*model.config.id2label.values(), "none of these"]

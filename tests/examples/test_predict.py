@@ -64,6 +64,29 @@ def test_every_image_has_a_line_with_its_classes(checkpoint, image_folder, tmp_p
     assert {path.name for path in output.parent.iterdir()} == {"predictions.csv", "predictions_confusion_matrix.png"}
 
 
+def test_one_image_is_classified_by_its_name(checkpoint, image_folder, tmp_path, capsys):
+    image, output = image_folder / "test" / "cat" / "0.png", tmp_path / "out.csv"
+    predict.main([str(image), "--checkpoint", str(checkpoint), "--output", str(output)])
+    (row,) = read_rows(output)
+    expected = classify(checkpoint, image)
+    label = max(expected, key=expected.get)
+    assert (row["file"], row["label"], row["true_label"]) == ("0.png", label, "cat")
+    assert f"It is most likely {label} ({100 * expected[label]:.2f} %)." in capsys.readouterr().out
+    image.write_bytes(b"no image")
+    predict.main([str(image), "--checkpoint", str(checkpoint), "--output", str(output), "--overwrite", "True"])
+    printed = capsys.readouterr().out
+    assert "0 of 1 images classified" in printed and "most likely" not in printed
+
+
+def test_names_that_no_font_has_are_said_in_one_line(tmp_path, capsys, recwarn):
+    names = ["\U0001f989 owl", "cat"]
+    predictions = [predict.Prediction(tmp_path, [name], [1.0], name) for name in names]
+    predict.draw_confusion_matrix(predictions, names, tmp_path / "picture.png")
+    assert capsys.readouterr().out.count("boxes in the picture") == 1 and not recwarn.list
+    predict.draw_confusion_matrix(predictions[1:], names, tmp_path / "picture.png")
+    assert capsys.readouterr().out == ""
+
+
 def test_confusion_matrix_counts_the_classes_in_the_order_of_the_model(monkeypatch, tmp_path):
     drawn = {}
 
@@ -103,7 +126,7 @@ def test_mistakes_are_said_in_one_line(checkpoint, image_folder, tmp_path, monke
     for flags, message in (
         ([], "Name a folder of images first"),
         ([str(image_folder)], "Name a checkpoint"),
-        (["nowhere", *model], "There is no folder 'nowhere'"),
+        (["nowhere", *model], "There is no 'nowhere'"),
         (["empty", *model], "The folder 'empty' has no images"),
         ([str(image_folder), *model, "--top_k", "0"], "`--top_k` must be at least 1, but got 0"),
         ([str(image_folder), *model, "--confusion_matrix", "a.txt"], "takes a file that ends in .png"),

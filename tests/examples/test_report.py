@@ -271,7 +271,8 @@ def test_report_compares_groups_with_the_question_alone(write_results):
     text = write_results(runs)
     assert "| relational | 48.0 | 65.00 ± 7.07 |" in text
     # The published AiT answers binary questions alone.
-    assert "This run is above the best published AiT by 9.97 points" in text
+    assert "On binary questions this run is above the best published AiT by 9.97 points" in text
+    assert "another training, and on another variant of the data, so that" in text
 
 
 def test_report_says_when_predictions_flip(write_results):

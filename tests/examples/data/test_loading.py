@@ -272,7 +272,7 @@ def test_held_out_part_has_a_share_of_every_class(tmp_path, capsys):
     assert [data.train["label"][:].count(label) for label in range(3)] == [36, 2, 1]
     printed = capsys.readouterr().out
     assert "Warning: classes with one image are not evaluated: owl." in printed
-    assert "Held out of the training split to evaluate on: 5 of its 44 images." in printed
+    assert "Held out to evaluate on: 5 of 44 training images (`--eval_fraction`)." in printed
     assert list_paths(load(tmp_path).evaluation) == list_paths(data.evaluation)
     # Drawn at random, not the first ones.
     assert [int(path.split("/")[-1][:-4]) for path in list_paths(data.evaluation)] != [0, 1, 2, 3, 0]
@@ -349,7 +349,7 @@ def test_a_part_of_the_training_images_is_held_out_with_all_their_questions(caps
     held_out = replace(given, hold_out=True, eval_fraction=0.25)
     data, again = load_questions(held_out), load_questions(held_out)
     assert (len(data.train), len(data.evaluation)) == (15, 5)
-    assert "Held out of the training split to evaluate on: 5 of its 20 images." in capsys.readouterr().out
+    assert "Held out to evaluate on: 5 of 20 training images (`--eval_fraction`)." in capsys.readouterr().out
     sorted_rows = lambda data: sorted(data["image"][:], key=lambda image: image["bytes"])  # noqa: E731
     both = datasets.concatenate_datasets([data.train, data.evaluation])
     assert sorted_rows(both) == sorted_rows(whole.train)

@@ -233,6 +233,12 @@ def make_relational(folder):
     AiTForRelationalReasoning(AiTConfig(**TINY_MODEL, question_size=18)).save_pretrained(folder)
 
 
+def test_folder_of_an_unfinished_run_names_its_newest_checkpoint(tmp_path):
+    for step in (8, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert_refused(r"no config.json. Its run has not ended: .*, or name '.*checkpoint-12'", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -100,6 +100,21 @@ def test_flag_that_cannot_work_is_refused(flags, message):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", [".", "runs", "runs/mine"])
+def test_run_among_the_data_is_refused(name, tmp_path):
+    flags = ["--use_cpu", "True", "--output_dir", str(tmp_path / "data" / name)]
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match=r"`--output_dir` '.*' lies in the data folder"):
+        parse_arguments([*flags, "--dataset_name", str(tmp_path / "data")], None)
+    parse_arguments([*flags, "--dataset_name", str(tmp_path / "data" / "images")], None)
+
+
+def test_run_may_be_called_like_the_known_data_that_it_is_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    parse_arguments(["--use_cpu", "True", "--dataset_name", "digits", "--output_dir", "digits/first"], None)
+
+
 def test_bfloat16_without_a_gpu_says_what_it_needs(monkeypatch):
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(InputError, match=r"without a GPU `bf16` needs `--use_cpu True`, or leave it out"):
