@@ -188,7 +188,7 @@ def plan(arguments: CompareArguments, passed_on: list[str]) -> tuple[list["Run"]
     refuse_continued(recipes, variants)
     for path, variant in product(recipes, variants):
         # A mistake is better found here than in the log of every run.
-        flags = [path, *passed_on, "--architecture", variant.architecture]
+        flags = [path, *passed_on, "--architecture", variant.architecture, "--output_dir", arguments.output_dir]
         parse_arguments(flags, None, other_flags=[f"--{f.name}" for f in fields(CompareArguments)])
     benchmarks = {path: choose_benchmark(recipe, passed_on) for path, recipe in recipes.items()}
     refuse_idle_ablations(settings, recipes, benchmarks, variants)

@@ -134,11 +134,13 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm.auto import tqdm
 
     from examples.data.loading import load_image_data
+    from examples.training.evaluation import is_unseen, read_record
     from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 
     quieten_libraries(verbose=False)
-    data = load_image_data(data_arguments, trains=False)
+    is_new = all(is_unseen(read_record(checkpoint), data_arguments) for checkpoint in arguments.checkpoints)
+    data = load_image_data(data_arguments, trains=False, is_unseen=is_new)
     checkpoints = [
         {"checkpoint": checkpoint, "rows": evaluate_checkpoint(checkpoint, data, arguments, data_arguments)}
         for checkpoint in tqdm(arguments.checkpoints, unit="checkpoint", leave=False, disable=None)

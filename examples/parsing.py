@@ -103,7 +103,7 @@ class ArgumentParser(HfArgumentParser):
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             message = flatten_message(error)
             if "assign use_cpu" in message:
-                message = "without a GPU `bf16` needs `--use_cpu True`, or leave it out with `--bf16 False`."
+                message = "without a GPU that knows bfloat16, `bf16` and `bf16_full_eval` need `--use_cpu True`."
             raise InputError(f"These arguments do not work: {message}") from error
 
     def parse_plain(self, arguments: list[str]) -> Namespace:

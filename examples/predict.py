@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     usage = "python -m examples.predict FOLDER|IMAGE --checkpoint CHECKPOINT [--flag value ...]"
     (arguments,) = ArgumentParser(PredictArguments, description=__doc__, usage=usage).parse(argv)
     if place is None:
-        raise InputError("Name a folder of images first, before all flags.")
+        raise InputError("Name an image or a folder of images first, before all flags.")
     table, picture = check_arguments(arguments)
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.training.progress import quieten_libraries
@@ -239,8 +239,12 @@ def main(argv: list[str] | None = None) -> None:
     for prediction in broken:
         print(f"Cannot be read: {show(prediction.file)} ({show(prediction.error)})")
     print(f"{len(predictions) - len(broken)} of {len(predictions)} images classified. Written: {table}.")
-    if len(predictions) == 1 and not broken:
-        print(f"It is most likely {show(predictions[0].labels[0])} ({100 * predictions[0].probabilities[0]:.2f} %).")
+    if Path(place).is_file():
+        if not broken:
+            print(
+                f"It is most likely {show(predictions[0].labels[0])} ({100 * predictions[0].probabilities[0]:.2f} %)."
+            )
+        return
     labelled = [prediction for prediction in predictions if prediction.true_label and not prediction.error]
     if labelled:
         num_right = sum(prediction.labels[0] == prediction.true_label for prediction in labelled)

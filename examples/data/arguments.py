@@ -103,7 +103,10 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
         default=None,
-        metadata={"help": "Split to evaluate on. Default: 'test', else 'validation', else a held-out part."},
+        metadata={
+            "help": "Split to evaluate on. Default: 'test', else 'validation', else a held-out part; where nothing is "
+            "trained, all of data that the checkpoint's run was not of."
+        },
     )
     hold_out: bool = field(
         default=False,

@@ -139,7 +139,9 @@ def hold_out(
         if counts.sum() < round(sizes.sum() * fraction) and counts[index] < sizes[index] - 1:
             counts[index] += 1
     if counts.sum() == 0:
-        raise InputError("No part of the training split can be held out: no class has two images.")
+        raise InputError(
+            "No part of the training split can be held out: no class has two images. `--eval_split train` takes all."
+        )
     random = np.random.default_rng(0)
     held_out = np.concatenate(
         [random.permutation(np.flatnonzero(labels == label))[:count] for label, count in zip(classes, counts)]

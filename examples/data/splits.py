@@ -8,6 +8,7 @@ from examples.data.arguments import DataArguments
 from examples.data.files import SPLIT_NAMES
 from examples.data.labels import has_known_label
 from examples.errors import InputError
+from examples.sharing import show
 
 
 def find_split(splits: datasets.DatasetDict, name: str, flag: str) -> str:
@@ -29,7 +30,11 @@ def choose_only_split(splits: datasets.DatasetDict, arguments: DataArguments, is
     """Where nothing is trained, one split may be evaluated on and name the classes too, see `load_image_data`."""
     is_part = arguments.hold_out or arguments.eval_split is not None
     is_part = is_part or arguments.eval_fraction != DataArguments.eval_fraction
-    if is_unseen and not is_part and list(splits) == [arguments.train_split]:
+    if is_unseen and not is_part and [name.lower() for name in splits] == [arguments.train_split.lower()]:
+        print(
+            f"All of {show(arguments.dataset_name)} is evaluated: the checkpoint's run was of other data. If it saw "
+            "these by another name, `--hold_out True` takes a part."
+        )
         return replace(arguments, eval_split=arguments.train_split)
     if takes_training_part(arguments) or arguments.train_split in splits:
         return arguments

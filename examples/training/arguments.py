@@ -180,7 +180,7 @@ def refuse_data_folder(output_dir: Path, dataset_name: str | None) -> None:
 
     folder, place = Path(str(dataset_name)).expanduser(), output_dir.resolve()
     is_known = dataset_name in EMBEDDED or find_benchmark(dataset_name) is not None
-    if not is_known and folder.is_dir() and folder.resolve() in (place, *place.parents):
+    if dataset_name and not is_known and folder.is_dir() and folder.resolve() in (place, *place.parents):
         raise InputError(
             f"`--output_dir` {str(output_dir)!r} lies in the data folder {dataset_name!r}, where what a run writes "
             "would be taken for data: name another place."

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainingArguments, logging
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from examples.training.results import write_json
 
@@ -45,8 +46,12 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 def hint_at_run(output_dir: Path) -> str:
     """A sentence for who takes the folder of an unfinished run for a checkpoint; empty if it has none."""
-    found = list_checkpoints(output_dir)
-    return f" Its run has not ended: the same command goes on with it, or name {str(found[0])!r}." if found else ""
+    found = [path for path in list_checkpoints(output_dir) if (path / MANIFEST_FILE).exists()]
+    if not found:
+        return ""
+    # Those of an adapter, and of the loop with Accelerate, are no whole model.
+    whole = f", or name {str(found[0])!r}" if (found[0] / CONFIG_NAME).exists() else ""
+    return f" Its run has not ended: the same command goes on with it{whole}."
 
 
 def is_of_these_scripts(folder: Path) -> bool:

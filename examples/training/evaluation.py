@@ -119,10 +119,12 @@ def choose_data(record: dict[str, Any], given: dict[str, Any]) -> DataArguments:
 
 
 def is_unseen(record: dict[str, Any], data: DataArguments) -> bool:
-    """Whether a run has recorded that it was trained on another data set than this."""
+    """Whether a run has recorded that it was trained on another data set than this, or a folder around or in it."""
     name = record.get("arguments", {}).get("dataset_name")
-    # By another path the same folder is no other data.
-    return isinstance(name, str) and Path(name).resolve() != Path(str(data.dataset_name)).resolve()
+    if not isinstance(name, str):
+        return False
+    recorded, given = (Path(path).expanduser().resolve() for path in (name, str(data.dataset_name)))
+    return not recorded.is_relative_to(given) and not given.is_relative_to(recorded)
 
 
 def is_recorded_data(record: dict[str, Any], data: DataArguments) -> bool:

@@ -20,11 +20,10 @@ def use_all_fonts() -> Iterator[None]:
     installed = {font.name for font in font_manager.fontManager.ttflist}
     families = [*rcParams["font.family"], *(name for name in FALLBACKS if name in installed)]
     with rc_context({"font.family": families}), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.filterwarnings("always", "Glyph .* missing from font")
         yield
-    is_missing = ["missing from font" in str(warning.message) for warning in caught]
-    for warning, missing in zip(caught, is_missing):
-        if not missing:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if any(is_missing):
+    others = [warning for warning in caught if "missing from font" not in str(warning.message)]
+    for warning in others:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if len(others) < len(caught):
         print("No installed font has some characters of the names, which are boxes in the picture.")

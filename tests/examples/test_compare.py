@@ -599,3 +599,10 @@ def test_sizes_are_runs_and_costs_of_their_own():
         for setting in settings
     ]
     assert sizes == [2, 12]
+
+
+def test_runs_among_the_data_are_refused(image_folder):
+    flags = ["--dataset_name", str(image_folder), "--output_dir", str(image_folder / "runs")]
+    with pytest.raises(InputError, match="lies in the data folder"):
+        main(["examples/recipes/cifar10_cpu.yaml", *flags])
+    assert not (image_folder / "runs").exists()

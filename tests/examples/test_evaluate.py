@@ -22,7 +22,7 @@ from examples.data.arguments import DataArguments
 from examples.data.digits import load_digits
 from examples.errors import InputError
 from examples.training import evaluation as evaluation_module
-from examples.training.evaluation import choose_data, is_recorded_data, predict_logits
+from examples.training.evaluation import choose_data, is_recorded_data, is_unseen, predict_logits
 from examples.visualization.ablation import without_memory, without_slots
 from modeling_ait import AiTConfig, AiTForImageClassification, AiTForRelationalReasoning
 from tests.examples.conftest import make_tiny_flags
@@ -277,16 +277,35 @@ def test_all_of_a_folder_without_splits_is_evaluated_unless_it_was_trained_on(
         evaluate.main([run, "--device", "cpu", *flags])
         return capsys.readouterr().out
 
-    assert f"Accuracy on {number} images" in evaluate_on("--dataset_name", str(other))
+    printed = evaluate_on("--dataset_name", str(other))
+    assert f"Accuracy on {number} images" in printed and f"All of {other} is evaluated" in printed
     # A part, where one is asked for, and of what was trained on, by whatever path.
     held_out = f"Held out to evaluate on: 3 of {number} training images (`--eval_fraction`)."
     assert held_out in evaluate_on("--dataset_name", str(other), "--eval_fraction", "0.25")
     monkeypatch.chdir(image_folder)
-    assert "Held out to evaluate on: 2" in evaluate_on("--dataset_name", "./train")
+    monkeypatch.setenv("HOME", str(image_folder))
+    for path in ("./train", "~/train"):
+        assert "Held out to evaluate on: 2" in evaluate_on("--dataset_name", path)
     # One class is enough, where nothing is trained.
     shutil.rmtree(other / "dog")
     printed = evaluate_on("--dataset_name", str(other))
     assert f"Accuracy on {len([*other.rglob('*.png')])} images" in printed and "has no dog" in printed
+
+
+@pytest.mark.parametrize(
+    ("recorded", "given", "expected"),
+    [
+        ("pets", "owls", True),
+        ("pets", "./pets", False),
+        ("data", "data/pets", False),
+        ("data/pets/train", "data/pets", False),
+        ("data/pets", "data/pets2", True),
+        (None, "pets", False),
+    ],
+)
+def test_data_are_unseen_if_the_run_was_of_others(recorded, given, expected):
+    record = {"arguments": {"dataset_name": recorded}}
+    assert is_unseen(record, DataArguments(given)) is expected
 
 
 def test_answer_that_the_questions_lack_is_a_wrong_one(questions, tmp_path, capsys):

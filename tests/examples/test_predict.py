@@ -1,7 +1,9 @@
 """Classifying a folder of images: every file has a line, and known labels give an accuracy and a picture."""
 
 import csv
+from types import SimpleNamespace
 
+import matplotlib
 import pytest
 import torch
 from PIL import Image
@@ -9,6 +11,7 @@ from transformers import ViTImageProcessorPil
 
 from examples import predict
 from examples.errors import InputError
+from examples.visualization.fonts import use_all_fonts
 from modeling_ait import AiTForImageClassification
 
 
@@ -71,11 +74,22 @@ def test_one_image_is_classified_by_its_name(checkpoint, image_folder, tmp_path,
     expected = classify(checkpoint, image)
     label = max(expected, key=expected.get)
     assert (row["file"], row["label"], row["true_label"]) == ("0.png", label, "cat")
-    assert f"It is most likely {label} ({100 * expected[label]:.2f} %)." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"It is most likely {label} ({100 * expected[label]:.2f} %)." in printed and "Accuracy" not in printed
+    assert not list(tmp_path.glob("*.png"))
     image.write_bytes(b"no image")
     predict.main([str(image), "--checkpoint", str(checkpoint), "--output", str(output), "--overwrite", "True"])
     printed = capsys.readouterr().out
     assert "0 of 1 images classified" in printed and "most likely" not in printed
+
+
+def test_fonts_of_other_scripts_are_used_where_they_are_installed(monkeypatch):
+    installed = [SimpleNamespace(name=name) for name in ("DejaVu Sans", "IPAGothic", "Comic Neue")]
+    monkeypatch.setattr("matplotlib.font_manager.fontManager.ttflist", installed)
+    before = matplotlib.rcParams["font.family"]
+    with use_all_fonts():
+        assert matplotlib.rcParams["font.family"] == [*before, "IPAGothic"]
+    assert matplotlib.rcParams["font.family"] == before
 
 
 def test_names_that_no_font_has_are_said_in_one_line(tmp_path, capsys, recwarn):
@@ -124,7 +138,7 @@ def test_mistakes_are_said_in_one_line(checkpoint, image_folder, tmp_path, monke
     (tmp_path / "empty").mkdir()
     model = ["--checkpoint", str(checkpoint)]
     for flags, message in (
-        ([], "Name a folder of images first"),
+        ([], "Name an image or a folder of images first"),
         ([str(image_folder)], "Name a checkpoint"),
         (["nowhere", *model], "There is no 'nowhere'"),
         (["empty", *model], "The folder 'empty' has no images"),

@@ -233,10 +233,17 @@ def make_relational(folder):
     AiTForRelationalReasoning(AiTConfig(**TINY_MODEL, question_size=18)).save_pretrained(folder)
 
 
-def test_folder_of_an_unfinished_run_names_its_newest_checkpoint(tmp_path):
-    for step in (8, 12):
+def test_folder_of_an_unfinished_run_names_its_newest_whole_checkpoint(tmp_path):
+    for step in (8, 12, 16):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    assert_refused(r"no config.json. Its run has not ended: .*, or name '.*checkpoint-12'", tmp_path)
+    assert_refused(r"no config.json\.$", tmp_path)
+    # Of an adapter, or of another loop.
+    (tmp_path / "checkpoint-8" / "manifest.json").write_text("{}")
+    assert_refused(r"no config.json. Its run has not ended: the same command goes on with it\.$", tmp_path)
+    (tmp_path / "checkpoint-12" / "manifest.json").write_text("{}")
+    (tmp_path / "checkpoint-12" / "config.json").write_text("{}")
+    # The last one was not written to its end.
+    assert_refused(r"goes on with it, or name '.*checkpoint-12'", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,10 @@ def test_run_among_the_data_is_refused(name, tmp_path):
     parse_arguments([*flags, "--dataset_name", str(tmp_path / "data" / "images")], None)
 
 
+def test_missing_data_are_no_folder():
+    parse_arguments(["--use_cpu", "True", "--dataset_name", "", "--output_dir", "runs/mine"], None)
+
+
 def test_run_may_be_called_like_the_known_data_that_it_is_of(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
@@ -117,6 +121,6 @@ def test_run_may_be_called_like_the_known_data_that_it_is_of(tmp_path, monkeypat
 
 def test_bfloat16_without_a_gpu_says_what_it_needs(monkeypatch):
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
-    with pytest.raises(InputError, match=r"without a GPU `bf16` needs `--use_cpu True`, or leave it out"):
+    with pytest.raises(InputError, match=r"without a GPU that knows bfloat16, `bf16` .* need `--use_cpu True`"):
         parse_arguments(["--bf16", "True"], None)
     assert parse_arguments(["--bf16", "True", "--use_cpu", "True"], None)[-1].bf16
