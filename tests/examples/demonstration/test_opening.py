@@ -37,7 +37,7 @@ def test_data_that_are_not_at_hand_are_left_out(tmp_path, capsys):
     record(tmp_path, dataset_name="triangle")
     assert open_checkpoint(checkpoint, DataArguments(), 20).images is None
     assert "comes without the images" in capsys.readouterr().out
-    with pytest.raises(InputError, match="10 labels, but 'triangle' has 2"):
+    with pytest.raises(InputError, match="has 10 labels without a name, but 'triangle' has 2"):
         open_checkpoint(checkpoint, DataArguments(dataset_name="triangle"), 20)
 
 
