@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     output = None if arguments.output is None else make_place(arguments.output)
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.training.cost import choose_device
-    from examples.training.evaluation import choose_data, evaluate_checkpoint, is_recorded_data, read_record
+    from examples.training.evaluation import choose_data, evaluate_checkpoint, is_recorded_data, is_unseen, read_record
     from examples.training.loading import choose_class
     from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
@@ -105,8 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     recorded_size = record.get("arguments", {}).get("per_device_eval_batch_size")
     batch_size = arguments.batch_size or (recorded_size if isinstance(recorded_size, int) else 64)
     is_same = is_recorded_data(record, data)
-    removed = (arguments.without_slots, arguments.without_memory)
-    evaluation = evaluate_checkpoint(checkpoint, model_class, data, batch_size, device, *removed)
+    options = (arguments.without_slots, arguments.without_memory, is_unseen(record, data))
+    evaluation = evaluate_checkpoint(checkpoint, model_class, data, batch_size, device, *options)
     differences = find_differences(evaluation, record) if is_same else {}
     show_accuracies(evaluation, differences)
     if not is_same:

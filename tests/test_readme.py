@@ -121,6 +121,20 @@ def test_share_of_the_retrieval_in_the_readme_is_that_of_the_products():
     assert re.findall(r"\d+", listed) == shares
 
 
+def test_sort_of_clevr_in_the_readme_is_that_of_the_files():
+    text = " ".join(README.split())
+    other_seed = REPOSITORY / "examples" / "checkpoints" / "sort_of_clevr" / "other_seed.json"
+    relational = json.loads(other_seed.read_text(encoding="utf-8"))["accuracy_by_group"]["relational"]
+    assert f"on 2,000 others, that steered nothing, it is {100 * relational:.2f}." in text
+    results = REPOSITORY / "examples" / "results" / "sort_of_clevr_twenty_epochs.json"
+    runs = sorted(json.loads(results.read_text(encoding="utf-8"))["runs"], key=lambda run: run["seed"])
+    first, second = (
+        [f"{score(run):.2f}" for run in runs if run["label"] == label] for label in ("ait", "ait_no_workspace")
+    )
+    assert f"AiT has {first[0]}, {first[1]} and {first[2]} % of all questions" in text
+    assert f"without its workspace {second[0]}, {second[1]} and {second[2]}: " in text
+
+
 def test_trainings_to_the_end_in_the_readme_are_those_of_the_files():
     rows = {"Triangle, matched": "triangle_matched_strong", "CIFAR-10, as JPEG of quality 75": "cifar10_full_cpu"}
     rows["Sort-of-CLEVR, binary and ternary questions"] = "sort_of_clevr_fourth"

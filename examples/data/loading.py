@@ -99,8 +99,9 @@ def load_splits(arguments: DataArguments, benchmark: Benchmark | None, trains: b
     if path.is_dir() and arguments.streaming:
         return open_local_shards(path, arguments.dataset_config_name, arguments.allow_outside_files)
     if path.is_dir():
-        folder = (path, arguments.dataset_config_name, arguments.allow_outside_files)
-        return load_local_folder(*folder, min_classes=2 if trains else 1)
+        return load_local_folder(
+            path, arguments.dataset_config_name, arguments.allow_outside_files, min_classes=2 if trains else 1
+        )
     if path.is_file():
         raise InputError(f"{name!r} is a file: `--dataset_name` takes the folder that holds it. Expected {LAYOUTS}.")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

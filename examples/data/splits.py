@@ -28,8 +28,11 @@ def takes_training_part(arguments: DataArguments) -> bool:
 
 def choose_only_split(splits: datasets.DatasetDict, arguments: DataArguments, is_unseen: bool) -> DataArguments:
     """Where nothing is trained, one split may be evaluated on and name the classes too, see `load_image_data`."""
-    is_part = arguments.hold_out or arguments.eval_split is not None
-    is_part = is_part or arguments.eval_fraction != DataArguments.eval_fraction
+    is_part = (
+        arguments.hold_out
+        or arguments.eval_split is not None
+        or arguments.eval_fraction != DataArguments.eval_fraction
+    )
     if is_unseen and not is_part and [name.lower() for name in splits] == [arguments.train_split.lower()]:
         print(
             f"All of {show(arguments.dataset_name)} is evaluated: the checkpoint's run was of other data. If it saw "

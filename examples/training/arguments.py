@@ -176,11 +176,15 @@ def show_help(arguments: list[str], options: dict[str, Any]) -> None:
 
 def refuse_data_folder(output_dir: Path, dataset_name: str | None) -> None:
     """Raise an `InputError` if a run would be written among the images or tables that it trains on."""
+    if not dataset_name:
+        return
+    folder = Path(dataset_name).expanduser()
+    if not folder.is_dir() or not output_dir.resolve().is_relative_to(folder.resolve()):
+        return
+    # Late: it imports datasets.
     from examples.data.loading import EMBEDDED, find_benchmark
 
-    folder, place = Path(str(dataset_name)).expanduser(), output_dir.resolve()
-    is_known = dataset_name in EMBEDDED or find_benchmark(dataset_name) is not None
-    if dataset_name and not is_known and folder.is_dir() and folder.resolve() in (place, *place.parents):
+    if dataset_name not in EMBEDDED and find_benchmark(dataset_name) is None:
         raise InputError(
             f"`--output_dir` {str(output_dir)!r} lies in the data folder {dataset_name!r}, where what a run writes "
             "would be taken for data: name another place."

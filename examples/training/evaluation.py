@@ -163,6 +163,7 @@ def evaluate_checkpoint(
     device: str,
     removed_slots: Sequence[str] = (),
     remove_memory: bool = False,
+    is_unseen: bool = False,
 ) -> Evaluation:
     """
     Evaluate a checkpoint of either head on the data's evaluation split.
@@ -175,6 +176,7 @@ def evaluate_checkpoint(
         device: Where the model runs.
         removed_slots: Slots that no token retrieves, such as `7` or, of a layer, `2:7`.
         remove_memory: Whether no token retrieves anything.
+        is_unseen: Whether its run has recorded that it was trained on other data.
 
     Raises:
         InputError: if the checkpoint or the data cannot be loaded, or do not fit each other, or there is no such slot.
@@ -183,7 +185,7 @@ def evaluate_checkpoint(
     model = load_checkpoint(checkpoint, model_class, is_classifier_new=False).eval().to(device)
     config: AiTConfig = model.config
     load = load_questions if takes_question else load_image_data
-    data = load(arguments, trains=False, is_unseen=is_unseen(read_record(checkpoint), arguments))
+    data = load(arguments, trains=False, is_unseen=is_unseen)
     indices = np.array(find_indices(checkpoint, config.id2label or {}, data))
     processor = load_image_processor(checkpoint, config, arguments, is_resized=False)
     pixels = ImagePixelsDataset(data.evaluation, data.image_column, processor, cache=takes_question)
