@@ -33,10 +33,12 @@ def caption(row: dict[str, Any], label_column: str, label_names: list[str]) -> s
         return label_names[row[label_column]]
     import numpy as np
 
+    from examples.data.question_columns import read_row
     from examples.data.sort_of_clevr import ANSWERS, describe_question
 
-    chosen = np.linspace(0, len(row["questions"]) - 1, QUESTIONS_PER_IMAGE).round().astype(int)
-    lines = [f"{describe_question(row['questions'][index])} {ANSWERS[row['answers'][index]]}" for index in chosen]
+    questions, answers = read_row(row["questions"], row["answers"], "An image of the preview")
+    chosen = np.unique(np.linspace(0, max(len(questions) - 1, 0), QUESTIONS_PER_IMAGE).round().astype(int))
+    lines = [f"{describe_question(questions[index])} {ANSWERS[answers[index]]}" for index in chosen[: len(questions)]]
     return "\n".join("\n".join(textwrap.wrap(line, 40, subsequent_indent="   ")) for line in lines)
 
 

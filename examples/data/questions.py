@@ -11,10 +11,10 @@ from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_splits
+from examples.data.question_columns import SUBTYPE_BITS, name_types, read_questions
 from examples.data.sort_of_clevr import (
     ANSWERS,
     CANVAS_SIZE,
-    NUM_OBJECTS,
     QUESTION_SIZE,
     QUESTION_TYPES,
     SUBTYPES,
@@ -36,16 +36,14 @@ class QuestionsDataset(torch.utils.data.Dataset):
     One sample for each question: `pixel_values` (3, height, width), `question` (18,) and `labels` ().
 
     `bits` (num_questions, 18) and `answers` (num_questions,) hold all of them, in the order of the samples.
+
+    Raises:
+        InputError: if the columns hold something else, or no question of these types.
     """
 
     def __init__(self, data: datasets.Dataset, pixels: ImagePixelsDataset, types: list[str]):
         self.pixels = pixels
-        bits = np.asarray(data["questions"][:], dtype=np.uint8)  # (num_images, questions per image, 18)
-        answers = np.asarray(data["answers"][:], dtype=np.int64)
-        is_wanted = np.isin(name_types(bits.reshape(-1, QUESTION_SIZE)), types)
-        self.image_indices = np.repeat(np.arange(len(bits)), bits.shape[1])[is_wanted]
-        self.bits = bits.reshape(-1, QUESTION_SIZE)[is_wanted]
-        self.answers = answers.reshape(-1)[is_wanted]
+        self.bits, self.answers, self.image_indices = read_questions(data, types)
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -168,18 +166,13 @@ def make_question_datasets(
     )
 
 
-def name_types(bits: np.ndarray) -> np.ndarray:
-    """The type of each question, (num_questions, 18) -> (num_questions,) of names."""
-    return np.asarray(QUESTION_TYPES)[bits[:, 2 * NUM_OBJECTS : 2 * NUM_OBJECTS + 3].argmax(axis=1)]
-
-
 def group_questions(bits: np.ndarray) -> dict[str, np.ndarray]:
     """
     Masks (num_questions,) of the groups to report: each type, all relational ones, and each subtype.
 
     A group without questions is left out.
     """
-    types, subtypes = name_types(bits), bits[:, 2 * NUM_OBJECTS + 3 :].argmax(axis=1)
+    types, subtypes = name_types(bits), bits[:, SUBTYPE_BITS].argmax(axis=1)
     groups = {name: types == name for name in QUESTION_TYPES}
     groups[RELATIONAL] = types != "non-relational"
     for name, subtype_names in SUBTYPES.items():
