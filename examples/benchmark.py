@@ -209,7 +209,7 @@ def run(arguments: BenchmarkArguments, save: Callable[[dict[str, Any]], None]) -
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(BenchmarkArguments, prog="python -m examples.benchmark", description=__doc__)
     (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
-    output = None if arguments.output is None else make_place(arguments.output)
+    output = None if arguments.output is None else make_place(arguments.output, "benchmark")
 
     def save(results: dict[str, Any]) -> None:
         if output is None:

@@ -104,12 +104,12 @@ def check_arguments(arguments: CompareArguments, passed_on: list[str]) -> None:
         for value in values:
             refuse_unknown_name(value, known, what)
     stems = [Path(path).stem for path in arguments.recipes]
-    groups: tuple[list, ...] = (arguments.seeds, arguments.architectures, arguments.ablations, stems, arguments.size)
-    for values in (*groups, arguments.learning_rates):
+    groups: dict[str, list] = {"The file names of the recipes": stems}
+    for name in ("seeds", "architectures", "ablations", "size", "learning_rates"):
+        groups[f"The values of `--{name}`"] = getattr(arguments, name)
+    for what, values in groups.items():
         if len(set(values)) < len(values):
-            raise InputError(
-                f"Seeds, architectures, ablations, sizes, recipes and learning rates must differ, but got {values}."
-            )
+            raise InputError(f"{what} must differ, but are {', '.join(map(str, values))}.")
     if arguments.learning_rates and arguments.learning_rates_from is not None:
         raise InputError("Pass one of `--learning_rates` and `--learning_rates_from`: one chooses, one uses it.")
     if not all(0 < rate < math.inf for rate in arguments.learning_rates):
@@ -244,8 +244,8 @@ def main(argv: list[str] | None = None) -> None:
     results_file = Path(arguments.results or Path(arguments.output_dir, "comparison.json"))
     planned, builders = plan(arguments, passed_on)
     kind = KIND if arguments.learning_rates else "comparison"
-    earlier = runs.read_comparison(results_file, planned, arguments.overwrite, kind)
     remaining_file = make_place(str(results_file)).with_name(f"{results_file.stem}-remaining.txt")
+    earlier = runs.read_comparison(results_file, planned, arguments.overwrite, kind)
     make_place(str(Path(arguments.output_dir, "comparison.json")))
     results: dict[str, Any] = {
         **describe_setting(kind, describe_command("examples.compare"), arguments.seeds),
@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     # They stay, with the machine that they are of, until they are measured again.
     if "recipes" in earlier and earlier.get("costs"):
-        results |= {"costs": earlier["costs"], "cost_hardware": earlier.get("cost_hardware", earlier["hardware"])}
+        results |= {"costs": earlier["costs"], "cost_hardware": earlier.get("cost_hardware", earlier.get("hardware"))}
     in_folders = {run.key: keep_results(run, runs.read_run(run)) for run in planned if runs.is_finished(run)}
     finished = runs.find_known_runs(earlier, planned) | in_folders
 

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -72,20 +73,47 @@ def refuse_unknown_keys(given: Iterable[Any], known: set[str], where: str) -> No
             raise InputError(f"{where} has an unknown key {key!r}.{suggest(key, sorted(known))} {listed}")
 
 
-def make_place(file: str) -> Path:
+def refuse_lost_link(folder: Path) -> None:
+    """Raise an `InputError` if a folder, or one above it, is a link to what is not there, such as a disk."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{str(path)!r} is a link to {os.readlink(path)!r}, which is not there. Name another place."
+            )
+
+
+def holds_kind(file: Path, kind: str) -> bool:
+    """Whether a file is empty, or JSON that says it is of this kind."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = json.loads(text) if text else {"kind": kind}
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("kind") == kind
+
+
+def make_place(file: str, kind: str | None = None) -> Path:
     """
     Make the folder of a file that is to be written, before the work that ends with it.
 
+    Results of one `kind` replace those of the same kind alone.
+
     Raises:
-        InputError: if it cannot be made or written to, or there is a folder where the file should be.
+        InputError: if it cannot be made or written to, there is a folder where the file should be, or what is there
+            would be lost.
     """
     path = Path(file)
+    refuse_lost_link(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder of {file!r} cannot be made: {error.strerror}. Name another place.") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"{file!r} cannot be written: it is a folder, or in one that is closed. Name another place.")
+    if kind is not None and path.exists() and not holds_kind(path, kind):
+        raise InputError(
+            f"{file!r} holds something else than results of the kind {kind!r}, which would be lost: name another file."
+        )
     return path
 
 

@@ -89,7 +89,7 @@ def show_accuracies(evaluation: "Evaluation", differences: dict[str, float]) -> 
 
 def main(argv: list[str] | None = None) -> None:
     checkpoint, arguments, given = parse(list(sys.argv[1:] if argv is None else argv))
-    output = None if arguments.output is None else make_place(arguments.output)
+    output = None if arguments.output is None else make_place(arguments.output, "evaluation")
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from examples.training.cost import choose_device
     from examples.training.evaluation import choose_data, evaluate_checkpoint, is_recorded_data, is_unseen, read_record

@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     for flag, values in (("--batch_sizes", arguments.batch_sizes), ("--num_orders", [arguments.num_orders])):
         if min(values) < 1:
             raise InputError(f"`{flag}` must be at least 1, but got {min(values)}.")
-    output = None if arguments.output is None else make_place(arguments.output)
+    output = None if arguments.output is None else make_place(arguments.output, "evaluation batches")
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from tqdm.auto import tqdm
 

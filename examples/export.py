@@ -3,8 +3,9 @@ Write a checkpoint as ONNX, as a graph of torch.export, or with weights of 8 or 
 
     python -m examples.export --checkpoint runs/digits --output_dir runs/exported --format onnx torch_export int8 int4
 
-Each format gets a folder of its own, which opens without this package: its README.md says how. A format whose outputs
-differ from the model's is not written. Differences, sizes and times are printed, and kept in `export.json`.
+Each format gets a folder of its own, which opens without this package: its README.md says how. A graph whose outputs
+differ from the model's is not written; those of rounded weights may differ by any finite number. Differences, sizes
+and times are printed, and kept in `export.json`.
 """
 
 import importlib.util
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.errors import InputError, refuse_unknown_name, run_script
+from examples.errors import InputError, refuse_lost_link, refuse_unknown_name, run_script
 from examples.parsing import ArgumentParser
 
 
@@ -37,6 +38,7 @@ MODEL_SUFFIXES = (".onnx", ".data", ".pt2", ".safetensors")
 NUM_BITS = {"int8": 8, "int4": 4}
 DEFAULT_BATCH_SIZES = [1, 2, 8]
 DEFAULT_GROUP_SIZE = 32
+DEFAULT_NUM_QUESTIONS = 3
 
 
 @dataclass
@@ -62,7 +64,10 @@ class ExportArguments:
         default=None,
         metadata={"help": "Batch sizes to check and time. Default: " + " ".join(map(str, DEFAULT_BATCH_SIZES)) + "."},
     )
-    num_questions: int = field(default=3, metadata={"help": "Questions for each image, where the model takes them."})
+    num_questions: int | None = field(
+        default=None,
+        metadata={"help": f"Questions for each image, where the model takes them. Default: {DEFAULT_NUM_QUESTIONS}."},
+    )
     group_size: int | None = field(
         default=None, metadata={"help": f"Weights that share a scale in int4. Default: {DEFAULT_GROUP_SIZE}."}
     )
@@ -77,21 +82,24 @@ class ExportArguments:
             refuse_unknown_name(name, PACKAGES, "format")
         if not self.format:
             raise InputError(f"Name at least one `--format`: {', '.join(PACKAGES)}.")
-        for name, values in (
-            ("batch_sizes", self.batch_sizes if self.batch_sizes is not None else [1]),
-            ("num_questions", [self.num_questions]),
-            ("group_size", [self.group_size or 1]),
-            ("num_rounds", [self.num_rounds]),
-        ):
-            if min(values, default=0) < 1:
-                raise InputError(f"`--{name}` must be at least 1, but got {values[0] if values else 'nothing'}.")
+        # One scale for each weight (`group_size` 1) would save nothing, and torchao cannot open it again.
+        for name, least in (("batch_sizes", 1), ("num_questions", 1), ("group_size", 2), ("num_rounds", 1)):
+            given = getattr(self, name)
+            lowest = min(given, default=None) if isinstance(given, list) else given
+            if given is not None and (lowest is None or lowest < least):
+                raise InputError(
+                    f"`--{name}` must be at least {least}, but got {'nothing' if lowest is None else lowest}."
+                )
         if self.update_memory and len(self.batch_sizes or []) != 1:
             raise InputError("A graph with `--update_memory` is made for one batch size: name it by `--batch_sizes`.")
         if self.update_memory and self.dynamic_image_size:
             raise InputError("A graph with `--update_memory` takes one image size: leave `--dynamic_image_size` out.")
         is_graph_asked = any(name in GRAPHS for name in self.format)
-        for flag, value in (("update_memory", self.update_memory), ("dynamic_image_size", self.dynamic_image_size)):
-            if value and not is_graph_asked:
+        for flag, is_given in (
+            ("update_memory", self.update_memory),
+            ("dynamic_image_size", self.dynamic_image_size is not None),
+        ):
+            if is_given and not is_graph_asked:
                 raise InputError(f"`--{flag}` is for {' and '.join(GRAPHS)}: name one of them with `--format`.")
         if self.group_size is not None and "int4" not in self.format:
             raise InputError("`--group_size` is for int4: name it with `--format`, or leave the flag out.")
@@ -112,6 +120,7 @@ def refuse_existing_files(folder: Path, overwrite: bool) -> None:
     """Raise an `InputError` for a folder that holds something, unless it is an export that may be overwritten."""
     from examples.exporting.folders import EXPORT_FILE
 
+    refuse_lost_link(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{str(folder)!r} is a file, not a folder. Name another `--output_dir`.")
     if folder.exists() and any(folder.iterdir()):
@@ -143,6 +152,8 @@ def make_setting(arguments: ExportArguments, model: "AiTPreTrainedModel") -> "Gr
     from examples.exporting.graphs import GraphSetting
 
     config: Any = model.config
+    if arguments.num_questions is not None and config.question_size is None:
+        raise InputError("This model takes no questions (`question_size` is None): leave `--num_questions` out.")
     if arguments.update_memory and config.num_memory_slots == 0:
         raise InputError("This model has no memory (`num_memory_slots` is 0): leave `--update_memory` out.")
     if arguments.dynamic_image_size and config.pooling == "flatten":
@@ -152,7 +163,7 @@ def make_setting(arguments: ExportArguments, model: "AiTPreTrainedModel") -> "Gr
         is_dynamic = config.pooling != "flatten" and not arguments.update_memory
     if arguments.update_memory:
         batch_size = (arguments.batch_sizes or [1])[0]
-        return GraphSetting(True, False, batch_size, arguments.num_questions)
+        return GraphSetting(True, False, batch_size, arguments.num_questions or DEFAULT_NUM_QUESTIONS)
     # Sizes of 1 would be taken for fixed.
     return GraphSetting(dynamic_image_size=is_dynamic)
 
@@ -198,6 +209,7 @@ def export_format(
         size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
         batch_sizes = arguments.batch_sizes or DEFAULT_BATCH_SIZES
         checked = setting if name in GRAPHS else None
+        num_questions = arguments.num_questions or DEFAULT_NUM_QUESTIONS
         figures = {
             **describe_setting("export", describe_command("examples.export"), []),
             "format": name,
@@ -205,13 +217,13 @@ def export_format(
             "update_memory": name in GRAPHS and setting.update_memory,
             "dynamic_image_size": name in GRAPHS and setting.dynamic_image_size,
             "batch_size": setting.batch_size,
-            "num_questions": setting.num_questions,
+            "num_questions": None if model.config.question_size is None else setting.num_questions,
             "num_rounds": arguments.num_rounds,
             "num_threads": torch.get_num_threads(),
             "size": size,
             "torch_size": find_weights_size(model),
             **stored,
-            "rows": check_export(run, model, batch_sizes, arguments.num_questions, arguments.num_rounds, checked),
+            "rows": check_export(run, model, batch_sizes, num_questions, arguments.num_rounds, checked),
         }
         write_folder(folder, name, checkpoint, model, processor, figures)
     return figures
@@ -242,7 +254,6 @@ def main(argv: list[str] | None = None) -> None:
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from transformers import logging
 
-    from examples.data.arguments import DataArguments
     from examples.training.loading import load_image_processor
 
     for folder in folders.values():
@@ -250,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.disable_progress_bar()
     model = load_model(arguments.checkpoint)
     setting = make_setting(arguments, model)
-    processor = load_image_processor(arguments.checkpoint, model.config, DataArguments(), is_resized=False)
+    processor = load_image_processor(arguments.checkpoint, model.config, None, is_resized=False)
     for name, folder in folders.items():
         print_figures(export_format(name, model, processor, arguments, setting), folder)
 

@@ -237,7 +237,7 @@ def print_summary(summary: dict[str, Any]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(AdaptationArguments, prog="python -m examples.online_adaptation", description=__doc__)
     arguments, passed_on = parser.parse_some(sys.argv[1:] if argv is None else argv)
-    results_file = make_place(arguments.results or f"{arguments.output_dir}/adaptation.json")
+    results_file = make_place(arguments.results or f"{arguments.output_dir}/adaptation.json", "online adaptation")
     # Late, so that neither help nor a mistake in the arguments waits for them.
     from tqdm.auto import tqdm
 

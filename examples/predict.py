@@ -114,7 +114,6 @@ def predict_images(place: Path, arguments: PredictArguments) -> tuple[list[Predi
     import torch
     from tqdm.auto import tqdm
 
-    from examples.data.arguments import DataArguments
     from examples.data.files import normalize_name
     from examples.training.cost import choose_device
     from examples.training.loading import load_checkpoint, load_image_processor
@@ -126,7 +125,7 @@ def predict_images(place: Path, arguments: PredictArguments) -> tuple[list[Predi
         folder, files = place, list_images(place, arguments.allow_outside_files)
     checkpoint = str(arguments.checkpoint)
     model = load_checkpoint(checkpoint, AiTForImageClassification, is_classifier_new=False).eval().to(device)
-    processor = load_image_processor(checkpoint, model.config, DataArguments(), is_resized=False)
+    processor = load_image_processor(checkpoint, model.config, None, is_resized=False)
     names = [normalize_name((model.config.id2label or {})[index]) for index in range(model.config.num_labels)]
     predictions: list[Prediction] = []
     waiting: list[tuple[Prediction, torch.Tensor]] = []

@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from examples.errors import InputError, run_script
+from examples.errors import InputError, flatten_message, refuse_lost_link, run_script
 from examples.parsing import ArgumentParser
 from examples.sharing import CODE_FILES, MODEL_CODE, list_files_to_push, push_files
 
@@ -34,7 +34,7 @@ class PublishArguments:
     private: bool = field(default=False, metadata={"help": "Make a new repository a private one."})
     revision: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
     output: str | None = field(default=None, metadata={"help": "Folder to copy to."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace files that are there already."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the model that is there already."})
 
 
 def parse(argv: list[str]) -> tuple[Path, PublishArguments]:
@@ -45,7 +45,7 @@ def parse(argv: list[str]) -> tuple[Path, PublishArguments]:
     (arguments,) = parser.parse(argv[1:] if has_folder else argv)
     if not has_folder:
         raise InputError("Name the folder of a finished run first, before all flags.")
-    if (arguments.repo_id is None) == (arguments.output is None):
+    if bool(arguments.repo_id) == bool(arguments.output):
         raise InputError("Give one of `--repo_id`, a repository of the Hub, and `--output`, a folder.")
     if arguments.output is not None and (arguments.private or arguments.revision is not None):
         raise InputError("`--private` and `--revision` belong to `--repo_id`: leave them out.")
@@ -59,11 +59,22 @@ def list_files(folder: Path) -> list[str]:
     The files of a model's folder that may be published.
 
     Raises:
-        InputError: if it has no configuration or not all weights, or is no AiT.
+        InputError: if it has no configuration or not all weights, one of its files is damaged, or it is no AiT or an
+            export of one.
     """
+    from safetensors import SafetensorError, safe_open
+
+    from examples.exporting.folders import EXPORT_FILE
     from examples.training.loading import read_saved_json
 
     files = list_files_to_push(folder) if folder.is_dir() else []
+    if (folder / EXPORT_FILE).exists():
+        raise InputError(
+            f"{str(folder)!r} is an export ({EXPORT_FILE}), whose README.md holds for the whole folder: publish the "
+            "checkpoint that it was made from, or upload the folder as it is, by `hf upload`."
+        )
+    if ADAPTER_FILE in files and CONFIG_FILE not in files:
+        raise InputError(f"{str(folder)!r} is an adapter that peft saved: its model's `push_to_hub` publishes it.")
     if CONFIG_FILE not in files or not any(name.endswith(".safetensors") for name in files):
         raise InputError(f"{str(folder)!r} has no finished model: {CONFIG_FILE} and safetensors weights are needed.")
     if (model_type := (read_saved_json(str(folder), CONFIG_FILE) or {}).get("model_type")) != "ait":
@@ -73,6 +84,17 @@ def list_files(folder: Path) -> list[str]:
         raise InputError(f"{str(folder)!r} has no finished model: {INDEX_FILE} names no files of weights.")
     if missing := sorted({*shards.values()} - {*files}):
         raise InputError(f"{str(folder)!r} has no finished model: {missing[0]} is missing, which {INDEX_FILE} names.")
+    for name in files:
+        if name.endswith(".json"):
+            read_saved_json(str(folder), name)
+        elif name.endswith(".safetensors"):
+            try:
+                with safe_open(folder / name, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise InputError(
+                    f"{str(folder / name)!r} is no whole safetensors file: {flatten_message(error)}."
+                ) from None
     return files
 
 
@@ -132,13 +154,26 @@ def complete_card(folder: Path, source: Path, name: str) -> None:
         card.write_bytes(rename_card(text, name).encode("utf-8", errors="surrogateescape"))
 
 
+def refuse_other_files(output: Path, overwrite: bool) -> None:
+    """Raise an `InputError` for a folder that holds something, unless it is a model that may be overwritten."""
+    refuse_lost_link(output)
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"`--output` {str(output)!r} is a file: name a folder.")
+    found = os.listdir(output)
+    if found and CONFIG_FILE not in found:
+        raise InputError(f"`--output` {str(output)!r} holds other files than a model's: name another folder.")
+    if found and not overwrite:
+        raise InputError(f"{str(output)!r} holds a model already: name another folder, or `--overwrite True`.")
+
+
 def main(argv: list[str] | None = None) -> None:
     folder, arguments = parse(list(sys.argv[1:] if argv is None else argv))
     list_files(folder)
-    if arguments.output is not None:
+    if arguments.output:
         output = Path(arguments.output)
-        if output.exists() and not (output.is_dir() and (arguments.overwrite or not os.listdir(output))):
-            raise InputError(f"{arguments.output!r} is there already: name another folder, or `--overwrite True`.")
+        refuse_other_files(output, arguments.overwrite)
         if output.resolve() == folder.resolve():
             raise InputError(f"`--output` {arguments.output!r} is the run itself: name another folder.")
         with tempfile.TemporaryDirectory() as staging:

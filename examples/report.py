@@ -6,13 +6,12 @@ No number in it is typed by hand, but for those of trials, in `examples/results/
     python -m examples.report
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.errors import run_script
+from examples.errors import InputError, run_script
 from examples.parsing import ArgumentParser
 
 
@@ -31,8 +30,19 @@ KINDS = (
 
 
 def read_results() -> dict[str, dict[str, Any]]:
-    """All results files, by name; each says of what kind it is."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    """
+    All results files, by name; each says of what kind it is.
+
+    Raises:
+        InputError: for a file that is damaged or of no known kind.
+    """
+    from examples.training.checkpoints import read_json
+
+    results = {path: read_json(path) for path in sorted(RESULTS.glob("*.json"))}
+    for path, result in results.items():
+        if result.get("kind") not in KINDS:
+            raise InputError(f"{path} is damaged, or of no kind that is reported ({', '.join(KINDS)}): move it away.")
+    return {path.stem: result for path, result in results.items()}
 
 
 def write_other_kinds(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -127,8 +137,6 @@ def make_report() -> str:
     )
 
     results = read_results()
-    for name, result in results.items():
-        assert result["kind"] in KINDS, f"{name}: {result['kind']}"
     comparisons = list(iterate_comparisons(results))
     lines = ["# Results", "", "## Trained to the end", "", *write_trained(results)]
     lines += [*TRIED.read_text(encoding="utf-8").splitlines(), ""]

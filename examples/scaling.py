@@ -215,7 +215,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(ScalingArguments, prog="python -m examples.scaling", description=__doc__)
     (arguments,) = parser.parse(sys.argv[1:] if argv is None else argv)
-    output = None if arguments.output is None else make_place(arguments.output)
+    output = None if arguments.output is None else make_place(arguments.output, "scaling")
     measured = []
     for num_processes in arguments.num_processes:
         for synchronize in (True, False):

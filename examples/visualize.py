@@ -82,7 +82,7 @@ def check_arguments(arguments: VisualizeArguments, data: DataArguments) -> tuple
     refuse_augmentation(data)
     if Path(str(arguments.output)).suffix not in ENDINGS:
         raise InputError(f"`--output` takes a file that ends in {' or '.join(ENDINGS)}, but got {arguments.output!r}.")
-    numbers = None if arguments.json is None else make_place(arguments.json)
+    numbers = None if arguments.json is None else make_place(arguments.json, "portrait")
     return make_place(str(arguments.output)), numbers
 
 

@@ -86,9 +86,11 @@ def read_comparison(
     if overwrite or not results_file.exists():
         return {}
     earlier = read_json(results_file)
-    lost = list_commands(earlier) - {join_command(run.command) for run in planned}
-    if earlier.get("kind") != kind or lost:
-        reason = f"the run of another command, {min(lost)!r}" if lost else f"something else than a {kind}"
+    is_whole = earlier.get("kind") == kind and has_whole_runs(earlier)
+    lost = list_commands(earlier) - {join_command(run.command) for run in planned} if is_whole else set()
+    if not is_whole or lost:
+        other = f"something else than whole results of the kind {kind!r}"
+        reason = f"the run of another command, {min(lost)!r}" if lost else other
         raise InputError(
             f"{results_file} holds {reason}, which would be lost. Name another `--results`, or say `--overwrite True`."
         )
@@ -106,6 +108,16 @@ def find_known_runs(earlier: dict[str, Any], planned: list[Run]) -> dict[RunKey,
     recipes = earlier.get("recipes", {})
     known = {run["command"]: run for run in earlier.get("runs", []) if run["recipe"] in recipes}
     return {run.key: known[command] for run in planned if (command := join_command(run.command)) in known}
+
+
+def has_whole_runs(results: dict[str, Any]) -> bool:
+    """Whether the fields of a results file that a comparison goes on with are what they should be."""
+    runs = results.get("runs")
+    return (
+        isinstance(runs, list)
+        and all(isinstance(run, dict) and {"accuracy", "command", "label", "recipe"} <= run.keys() for run in runs)
+        and all(isinstance(results.get(name, {}), dict) for name in ("costs", "recipes"))
+    )
 
 
 def list_commands(results: dict[str, Any]) -> set[str]:

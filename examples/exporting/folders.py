@@ -40,6 +40,7 @@ with torch.no_grad():
 def make_graph_snippet(format_name: str, model: AiTPreTrainedModel, update_memory: bool, batch_size: int) -> str:
     """Python that runs an exported graph on an image file."""
     number = f" * {batch_size}" if update_memory else ""
+    mode, option = ("L", ", do_convert_rgb=False") if model.config.num_channels == 1 else ("RGB", "")
     lines = [
         "import json",
         "import numpy as np",
@@ -47,8 +48,9 @@ def make_graph_snippet(format_name: str, model: AiTPreTrainedModel, update_memor
         "from transformers import AutoImageProcessor",
         "",
         'processor = AutoImageProcessor.from_pretrained(".")',
-        f'images = [Image.open("image.png").convert("RGB")]{number}',
-        'inputs = {"pixel_values": processor(images, return_tensors="np")["pixel_values"].astype(np.float32)}',
+        f'images = [Image.open("image.png").convert("{mode}")]{number}',
+        f'batch = processor(images, return_tensors="np"{option})',
+        'inputs = {"pixel_values": batch["pixel_values"].astype(np.float32)}',
     ]
     if model.config.question_size is not None:
         shape = "(len(images), num_questions, question_size)"

@@ -57,11 +57,10 @@ def make_image_processor(config: AiTConfig, data: DataArguments) -> ViTImageProc
         from transformers import ViTImageProcessor
 
         processor_class = ViTImageProcessor
-    height, width = config.image_shape
     statistics = {"image_mean": data.image_mean, "image_std": data.image_std}
     check_statistics(statistics, config.num_channels)
     return processor_class(
-        size={"height": height, "width": width},
+        size=dict(zip(("height", "width"), config.image_shape)),
         do_convert_rgb=True,
         **{name: values for name, values in statistics.items() if values is not None},
     )
@@ -83,28 +82,28 @@ def check_output(processor: ViTImageProcessorPil, config: AiTConfig) -> None:
 
 
 def load_image_processor(
-    name_or_path: str, config: AiTConfig, data: DataArguments, is_resized: bool
+    name_or_path: str, config: AiTConfig, data: DataArguments | None, is_resized: bool
 ) -> ViTImageProcessorPil:
     """
     Load the image processor of a checkpoint, with the mean and deviation of the arguments where they are given.
 
-    A checkpoint that has none gets a new one.
-
     Args:
         name_or_path: Hub id or folder.
         config: Configuration of the model.
-        data: Arguments with `image_mean` and `image_std`.
+        data: Arguments with `image_mean` and `image_std`, from which a checkpoint without a processor gets a new one.
         is_resized: Whether the images shall have the model's size in place of the processor's.
 
     Raises:
-        InputError: if there is one that cannot be read, or statistics that cannot work.
+        InputError: if there is one that cannot be read, none and no arguments, or statistics that cannot work.
     """
-    overrides: dict[str, Any] = {"image_mean": data.image_mean, "image_std": data.image_std}
-    overrides = {name: values for name, values in overrides.items() if values is not None}
+    given = {name: getattr(data, name, None) for name in ("image_mean", "image_std")}
+    overrides: dict[str, Any] = {name: values for name, values in given.items() if values is not None}
     check_statistics(overrides, config.num_channels)
     try:
         saved = read_saved_json(name_or_path, IMAGE_PROCESSOR_NAME)
         if saved is None:
+            if data is None:
+                raise ValueError("it is missing.")
             logger.warning(f"{name_or_path!r} has no image processor: a new one is made from the arguments.")
             return make_image_processor(config, data)
         for name in ("image_mean", "image_std"):
@@ -118,9 +117,10 @@ def load_image_processor(
         check_statistics({name: getattr(processor, name) for name in ("image_mean", "image_std")}, config.num_channels)
         check_output(processor, config)
     except LOADING_ERRORS as error:
+        advice = "" if data is None else ", or remove it to get a new one made from the arguments"
         raise InputError(
             f"The image processor of {name_or_path!r} ({IMAGE_PROCESSOR_NAME}) cannot be used: "
-            f"{flatten_message(error)} Restore the file, or remove it to get a new one made from the arguments."
+            f"{flatten_message(error)} Restore the file{advice}."
         ) from error
     return processor
 
@@ -167,13 +167,13 @@ def check_checkpoint_type(name_or_path: str) -> None:
             raise
         reason = f"there is no such folder here, and as a Hub id: {flatten_message(error)}"
         raise InputError(f"The checkpoint {name_or_path!r} cannot be loaded: {reason}") from error
-    if saved is None:
-        raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.{hint_at_run(path)}")
     if (path / "adapter_config.json").exists() and not any(path.glob("model*.safetensors")):
         raise InputError(
             f"{name_or_path!r} is an adapter, no whole model: put it on its base by `PeftModel.from_pretrained`, "
             "and save what `merge_and_unload()` returns."
         )
+    if saved is None:
+        raise InputError(f"{name_or_path!r} is no checkpoint of an AiT: it has no {CONFIG_NAME}.{hint_at_run(path)}")
     index = read_saved_json(name_or_path, SAFE_WEIGHTS_INDEX_NAME)
     if index is not None and not isinstance(index.get("weight_map"), dict):
         raise InputError(f"{SAFE_WEIGHTS_INDEX_NAME} of {name_or_path!r} has no `weight_map`.")

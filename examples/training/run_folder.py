@@ -15,7 +15,7 @@ from transformers import TrainingArguments, logging
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from examples.data.arguments import DataArguments
-from examples.errors import InputError
+from examples.errors import InputError, refuse_lost_link
 from examples.sharing import FILES_OF_A_MODEL, find_files
 from examples.training.adapter import LoraArguments
 from examples.training.arguments import ModelArguments
@@ -90,6 +90,7 @@ def lock_output_folder(training: TrainingArguments) -> Iterator[None]:
     def acquire() -> None:
         if output_dir.exists() and not output_dir.is_dir():
             raise InputError(f"`--output_dir` {str(output_dir)!r} is a file, not a folder.")
+        refuse_lost_link(output_dir)
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)

@@ -234,6 +234,7 @@ def describe_portrait(portrait: Portrait) -> dict[str, Any]:
     probabilities, indices = observation.logits.softmax(dim=-1).max(dim=-1)
     attention = observation.question_attention
     numbers = {
+        "kind": "portrait",
         "layers_drawn": portrait.layers,
         "patch_grid": observation.layout.grid,
         "predictions": [pictured.label_names[int(index)] for index in indices],

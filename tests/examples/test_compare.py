@@ -174,9 +174,14 @@ def test_results_file_stands_for_the_folders_of_its_runs(recipe, tmp_path, capfd
 def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, monkeypatch, forked_runs):
     results_file = tmp_path / "results.json"
     command = [str(recipe), *ONE_RUN, "--output_dir", str(tmp_path / "runs"), "--results", str(results_file)]
-    for content in ("mine", "[]", '{"kind": "training"}'):
+    for content in (
+        *("mine", "", "[]", '{"kind": "training"}', '{"kind": "comparison"}', '{"kind": "comparison", "runs": 3}'),
+        '{"kind": "comparison", "runs": [{"accuracy": 1, "label": "ait", "recipe": "a"}]}',
+        '{"kind": "comparison", "runs": [], "recipes": []}',
+    ):
         results_file.write_text(content)
-        with pytest.raises(InputError, match=r"holds something else than a comparison, .*`--overwrite True`"):
+        message = r"holds something else than whole results of the kind 'comparison', .*`--overwrite True`"
+        with pytest.raises(InputError, match=message):
             main(command)
         assert results_file.read_text() == content
     main([*command, "--overwrite", "True"])
@@ -236,9 +241,10 @@ def test_failed_run_is_reported_with_the_end_of_its_log(recipe, tmp_path):
             ["RECIPE", "--ablations", "no_memry"],
             r"no ablation 'no_memry'. Did you mean 'no_memory'\? Known: no_balance_loss",
         ),
-        (["RECIPE", "--seeds", "1", "1"], "must differ"),
-        (["RECIPE", "--architectures", "ait", "ait"], "must differ"),
-        (["RECIPE", "RECIPE"], "must differ"),
+        (["RECIPE", "--seeds", "1", "1"], "The values of `--seeds` must differ, but are 1, 1"),
+        (["RECIPE", "--architectures", "ait", "ait"], "`--architectures` must differ, but are ait, ait"),
+        (["RECIPE", "RECIPE"], "The file names of the recipes must differ"),
+        (["RECIPE", "--results", "."], "it is a folder"),
         (["RECIPE", "--seed", "9"], "'--seed' cannot be passed on"),
         (["RECIPE", "--hold_out", "True"], "'--hold_out' cannot be passed on"),
         (["RECIPE", "--learning_rates", "0.1", "0.1"], "must differ"),

@@ -1,6 +1,7 @@
 """How a script ends: with one line for what the caller or the machine has to mend, with a traceback for a fault."""
 
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -129,3 +130,41 @@ def test_place_is_made_before_the_work(tmp_path):
         make_place(str(tmp_path / "file" / "x"))
     with pytest.raises(InputError, match="it is a folder"):
         make_place(str(tmp_path))
+    (tmp_path / "unmounted").symlink_to("disk")
+    with pytest.raises(InputError, match="unmounted' is a link to 'disk', which is not there"):
+        make_place(str(tmp_path / "unmounted" / "new" / "file.json"))
+
+
+def test_results_replace_those_of_their_own_kind_alone(tmp_path):
+    file = tmp_path / "file.json"
+    for content in ("", '{"kind": "evaluation", "accuracy": 1}'):
+        file.write_text(content)
+        assert make_place(str(file), "evaluation") == file
+    for content in ("mine", "[]", '{"kind": "training"}', '{"kind": "evaluation"', "{}"):
+        file.write_text(content)
+        with pytest.raises(
+            InputError, match="something else than results of the kind 'evaluation', which would be lost"
+        ):
+            make_place(str(file), "evaluation")
+        assert file.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "kind"),
+    [
+        ("benchmark", ["--output"], "benchmark"),
+        ("evaluate", ["runs/x", "--output"], "evaluation"),
+        (
+            "evaluate_batches",
+            ["--checkpoints", "runs/x", "--dataset_name", "digits", "--output"],
+            "evaluation batches",
+        ),
+        ("online_adaptation", ["--results"], "online adaptation"),
+        ("scaling", ["--output"], "scaling"),
+        ("visualize", ["--checkpoint", "x", "--images", "a.png", "--output", "b.png", "--json"], "portrait"),
+    ],
+)
+def test_scripts_replace_no_other_file_by_their_results(script, arguments, kind, tmp_path):
+    (tmp_path / "mine.json").write_text('{"kind": "training"}')
+    with pytest.raises(InputError, match=f"something else than results of the kind '{kind}'"):
+        importlib.import_module(f"examples.{script}").main([*arguments, str(tmp_path / "mine.json")])

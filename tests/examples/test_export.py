@@ -114,7 +114,8 @@ def test_graph_equals_the_model_at_other_sizes_than_it_was_made_with(save_model,
 )
 def test_graph_that_writes_returns_the_memories(save_model, tmp_path, model_class, fields, format_name):
     checkpoint, model = save_model(model_class, **fields)
-    export(checkpoint, tmp_path / "out", format_name, update_memory=True, batch_sizes=[4], num_questions=2)
+    asked = {"num_questions": 2} if "question_size" in fields else {}
+    export(checkpoint, tmp_path / "out", format_name, update_memory=True, batch_sizes=[4], **asked)
     folder = tmp_path / "out" / format_name
     run = open_onnx(folder / "model.onnx") if format_name == "onnx" else open_program(folder / "model.pt2")
     memories = torch.from_numpy(np.load(folder / "memories.npy"))
@@ -139,7 +140,11 @@ def test_graph_that_writes_returns_the_memories(save_model, tmp_path, model_clas
     ],
 )
 def test_readme_of_a_graph_runs_without_the_package(save_model, tmp_path, format_name, flags):
-    checkpoint, _ = save_model(id2label={0: "one", 1: "two", 2: "thr`ee"})
+    is_grey = "update_memory" in flags
+    checkpoint, _ = save_model(id2label={0: "one", 1: "two", 2: "thr`ee"}, num_channels=1 if is_grey else 3)
+    if is_grey:
+        statistics = {"image_mean": [0.5], "image_std": [0.5]}
+        ViTImageProcessorPil(size={"height": 8, "width": 12}, **statistics).save_pretrained(checkpoint)
     export(checkpoint, tmp_path / "out", format_name, **{"batch_sizes": [1], **flags})
     folder = tmp_path / "out" / format_name
     written = b"".join(path.read_bytes() for path in folder.glob("model.*"))
@@ -220,6 +225,8 @@ def test_folder_is_replaced_on_demand_only(save_model, tmp_path):
             "takes one image size: leave `--dynamic_image_size` out",
         ),
         ({"group_size": 32}, "`--group_size` is for int4"),
+        ({"format": "int4", "group_size": 1}, "`--group_size` must be at least 2, but got 1"),
+        ({"format": "int8", "dynamic_image_size": False}, "`--dynamic_image_size` is for onnx and"),
         (
             {"format": "int8", "update_memory": True, "batch_sizes": 2},
             "`--update_memory` is for onnx and",
@@ -236,6 +243,23 @@ def test_flags_that_cannot_work_are_refused(tmp_path, flags, message, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+def test_checkpoint_that_does_not_say_how_images_are_read_is_refused(save_model, tmp_path):
+    checkpoint, _ = save_model()
+    (checkpoint / "preprocessor_config.json").unlink()
+    with pytest.raises(
+        InputError, match=r"\(preprocessor_config.json\) cannot be used: it is missing. Restore the file\.$"
+    ):
+        export(checkpoint, tmp_path / "out", "torch_export")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_under_a_link_to_nothing_is_refused(save_model, tmp_path):
+    checkpoint, _ = save_model()
+    (tmp_path / "unmounted").symlink_to(tmp_path / "disk")
+    with pytest.raises(InputError, match=r"unmounted' is a link to '.*disk', which is not there"):
+        export(checkpoint, tmp_path / "unmounted" / "out", "torch_export")
+
+
 @pytest.mark.parametrize("name", ["checkpoint", "output_dir"])
 def test_missing_flag_is_named(tmp_path, name):
     given = {"checkpoint": "runs/x", "output_dir": str(tmp_path / "out")}
@@ -249,6 +273,7 @@ def test_missing_flag_is_named(tmp_path, name):
     [
         ({"num_memory_slots": 0}, {"update_memory": True, "batch_sizes": [2]}, "has no memory"),
         ({"pooling": "flatten"}, {"dynamic_image_size": True}, "takes one image size"),
+        ({}, {"num_questions": 2}, "takes no questions"),
     ],
 )
 def test_what_a_model_cannot_is_refused(save_model, tmp_path, fields, flags, message):

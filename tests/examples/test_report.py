@@ -11,6 +11,7 @@ from examples import report
 from examples.baselines.catalog import ARCHITECTURES
 from examples.comparison.headline import HEADLINE
 from examples.data.catalog import BENCHMARKS
+from examples.errors import InputError
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -401,3 +402,11 @@ def test_chance_is_that_of_the_number_of_classes(title, chance):
     assert report.find_chance({"ait": [{"question_only_by_group": asked}]}, title) == 48.0
     asked["non-relational"] = 0.54
     assert report.find_chance({"ait": [{"question_only_by_group": asked}]}, title) == 50.0
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 1}', '{"kind": "portrait"}'])
+def test_foreign_results_file_is_named(content, tmp_path, monkeypatch):
+    monkeypatch.setattr("examples.report.RESULTS", tmp_path)
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(InputError, match=r"mine\.json is damaged, or of no kind that is reported \(benchmark, .*move"):
+        report.read_results()

@@ -109,7 +109,7 @@ def test_files_that_are_there_stay_unless_told(run_folder, tmp_path):
     output = tmp_path / "published"
     output.mkdir()
     (output / "config.json").write_text("mine")
-    with pytest.raises(InputError, match=r"there already.*--overwrite"):
+    with pytest.raises(InputError, match=r"holds a model already.*--overwrite"):
         publish.main([str(run_folder), "--output", str(output)])
     assert (output / "config.json").read_text() == "mine"
     publish.main([str(run_folder), "--output", str(output), "--overwrite", "True"])
@@ -125,12 +125,18 @@ def test_files_that_are_there_stay_unless_told(run_folder, tmp_path):
         (["FOLDER", "--output", "c", "--private", "True"], "belong to `--repo_id`"),
         (["FOLDER", "--repo_id", "a/b", "--overwrite", "True"], "belongs to `--output`"),
         (["nowhere", "--output", "c"], "has no finished model"),
+        (["FOLDER", "--output", ""], "Give one of `--repo_id`"),
+        (["FOLDER", "--output", "FOLDER/results.json", "--overwrite", "True"], "is a file: name a folder"),
+        (["FOLDER", "--output", "FOLDER/checkpoint-2", "--overwrite", "True"], "holds other files than a model's"),
+        (["FOLDER", "--output", "unmounted/c"], "'unmounted' is a link to 'disk', which is not there"),
     ],
 )
 def test_what_cannot_be_published_is_refused(run_folder, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (run_folder / "checkpoint-2" / "state.json").write_text("{}")
+    (tmp_path / "unmounted").symlink_to("disk")
     with pytest.raises(InputError, match=message):
-        publish.main([str(run_folder) if argument == "FOLDER" else argument for argument in arguments])
+        publish.main([argument.replace("FOLDER", str(run_folder)) for argument in arguments])
     assert not (tmp_path / "c").exists()
 
 
@@ -175,6 +181,29 @@ def test_card_in_another_encoding_keeps_its_bytes(run_folder):
     (run_folder / "README.md").write_bytes(card)
     publish.complete_card(run_folder, run_folder, "user/mine")
     assert (run_folder / "README.md").read_bytes() == card
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"\xff\0\0\0\0\0\0\0{", r"model.safetensors' is no whole safetensors file"),
+        ("results.json", b"[", "results.json of .* is no JSON"),
+        ("export.json", b"{}", "is an export .*or upload the folder as it is, by `hf upload`"),
+    ],
+)
+def test_folder_of_which_a_part_is_no_use_is_refused(run_folder, name, content, message, tmp_path):
+    """The card is there, so that nothing else would load the model."""
+    (run_folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        publish.main([str(run_folder), "--output", str(tmp_path / "published")])
+    assert not (tmp_path / "published").exists()
+
+
+def test_adapter_that_peft_saved_alone_is_told_where_to_go(run_folder, tmp_path):
+    (run_folder / "config.json").unlink()
+    (run_folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="an adapter that peft saved: its model's `push_to_hub` publishes it"):
+        publish.main([str(run_folder), "--output", str(tmp_path / "published")])
 
 
 def test_folder_without_weights_is_refused(run_folder, tmp_path):

@@ -58,7 +58,9 @@ def test_what_is_no_question_or_answer_is_refused_with_its_place(questions, answ
 
 @pytest.mark.parametrize(("questions", "answers"), [([], []), ([[]], [[]]), ([[SHAPE_OF_RED]], [[2]])])
 def test_no_question_of_the_types_is_refused(questions, answers):
-    with pytest.raises(InputError, match=f"train split has {len(questions)} images and no question of the types binary"):
+    with pytest.raises(
+        InputError, match=f"train split has {len(questions)} images and no question of the types binary"
+    ):
         read_questions(make_data(questions, answers, "train"), ["binary"])
 
 

@@ -229,6 +229,12 @@ def make_adapter(folder):
     (folder / "adapter_config.json").write_text("{}")
 
 
+def make_adapter_alone(folder):
+    """As peft saves it, without the model's configuration."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+
+
 def make_relational(folder):
     AiTForRelationalReasoning(AiTConfig(**TINY_MODEL, question_size=18)).save_pretrained(folder)
 
@@ -267,6 +273,7 @@ def test_folder_of_an_unfinished_run_names_its_newest_whole_checkpoint(tmp_path)
         (make_architectures_of_text, "`architectures` AiT"),
         (make_relational, "was trained with a question"),
         (make_adapter, "is an adapter, no whole model: "),
+        (make_adapter_alone, "is an adapter, no whole model: "),
         (lambda folder: folder.mkdir(), "it has no config.json"),
         (lambda folder: folder.write_text("text"), "is a file. Give the folder"),
     ],
