@@ -15,7 +15,7 @@ import transformers
 from examples.baselines.build import build_architecture
 from examples.benchmarking.shapes import SHAPES
 from examples.comparison.sections import count_epochs
-from examples.comparison.statistics import describe, score
+from examples.comparison.statistics import describe, group_runs, judge_difference, score
 from examples.training.cost import INFERENCE, CostSetting, count_flops
 from modeling_ait import AiTConfig
 
@@ -133,6 +133,18 @@ def test_sort_of_clevr_in_the_readme_is_that_of_the_files():
     )
     assert f"AiT has {first[0]}, {first[1]} and {first[2]} % of all questions" in text
     assert f"without its workspace {second[0]}, {second[1]} and {second[2]}: " in text
+
+
+def test_comparison_to_the_end_in_the_readme_is_that_of_the_file():
+    path = REPOSITORY / "examples" / "results" / "triangle_matched_strong.json"
+    groups = group_runs(json.loads(path.read_text(encoding="utf-8"))["runs"])[
+        "examples/recipes/triangle_matched_strong.yaml"
+    ]
+    ours, others = ([score(run) for run in groups[label]] for label in ("ait", "ait_no_workspace"))
+    text = " ".join(README.split())
+    assert f"it is {describe(ours)} with the workspace and {describe(others)} without, two seeds" in text
+    low, high = re.search(r"an interval of (\S+) to (\S+) points", text).groups()
+    assert len(others) == 2 and f"{low} to {high})" in judge_difference(ours, others)[0]
 
 
 def test_trainings_to_the_end_in_the_readme_are_those_of_the_files():

@@ -63,6 +63,13 @@ def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]
     return found
 
 
+def write_verdict(title: str, groups: dict[str, Runs], other: str) -> tuple[str, str]:
+    """A line on the difference of the AiT from another model, and its verdict alone."""
+    difference, verdict = judge_difference(*([score(run) for run in groups[label]] for label in ("ait", other)))
+    against = name_in_line(other).replace("AiT", "the same")
+    return f"- {title}: AiT against {against}: {difference}, {verdict}.", verdict
+
+
 def write_headline(results: Results) -> list[str]:
     """AiT against the same without its workspace, at fewer and at equal parameters, and others; each verdict once."""
     lines = [
@@ -84,10 +91,8 @@ def write_headline(results: Results) -> list[str]:
                 lines.append(f"| {' | '.join(cells)} |")
         for other in HEADLINE[1:]:
             if other in groups:
-                ours, others = ([score(run) for run in groups[label]] for label in ("ait", other))
-                difference, verdict = judge_difference(ours, others)
-                against = name_in_line(other).replace("AiT", "the same")
-                verdicts.append(f"- {title}: AiT against {against}: {difference}, {verdict}.")
+                line, verdict = write_verdict(title, groups, other)
+                verdicts.append(line)
                 if other in WITHOUT and verdict != NO_VERDICT:
                     about_workspace.append(verdicts[-1])
     lines += [
@@ -105,12 +110,14 @@ def write_headline(results: Results) -> list[str]:
 
 
 def write_trained(results: Results) -> list[str]:
-    """The models that were trained to the end, beside the best published number."""
+    """The models trained to the end, beside the best published number, with verdicts that the headline has not."""
+    verdicts: list[str] = []
+    headline = {(name, path) for name, path, _ in find_headline(results).values()}
     lines = [
         "| data | recipe | model | accuracy, % | seeds | parameters | epochs | best published |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for _, path, groups in iterate_comparisons(results):
+    for name, path, groups in iterate_comparisons(results):
         num_epochs = count_epochs(path, groups)
         is_continued = find_start(path) is not None
         if num_epochs < EPOCHS_TO_THE_END and not is_continued:
@@ -126,7 +133,10 @@ def write_trained(results: Results) -> list[str]:
             cells += [f"{runs[0]['num_parameters']:,}", f"{num_epochs:g}{' more' if is_continued else ''}"]
             cells.append("" if model is None else f"{published[model]:.2f} ({model})")
             lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+        if "ait" in groups and (name, path) not in headline:
+            more = f"{title}, {num_epochs:g} epochs"
+            verdicts += [write_verdict(more, groups, other)[0] for other in WITHOUT if other in groups]
+    return [*lines, "", *verdicts, *[""] * bool(verdicts)]
 
 
 def write_attention_layers(results: Results) -> list[str]:
