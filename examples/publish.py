@@ -154,16 +154,29 @@ def complete_card(folder: Path, source: Path, name: str) -> None:
         card.write_bytes(rename_card(text, name).encode("utf-8", errors="surrogateescape"))
 
 
+def is_published(folder: Path) -> bool:
+    """Whether a folder holds an AiT, and neither the run that made it nor an export of it."""
+    from examples.exporting.folders import EXPORT_FILE
+    from examples.training.checkpoints import list_checkpoints, read_json
+    from examples.training.run_folder import ARGUMENTS_FILE
+
+    is_other = bool(list_checkpoints(folder)) or any(
+        (folder / name).exists() for name in (EXPORT_FILE, ARGUMENTS_FILE)
+    )
+    return not is_other and read_json(folder / CONFIG_FILE).get("model_type") == "ait"
+
+
 def refuse_other_files(output: Path, overwrite: bool) -> None:
-    """Raise an `InputError` for a folder that holds something, unless it is a model that may be overwritten."""
+    """Raise an `InputError` for a folder that holds something, unless it is an AiT that may be overwritten."""
     refuse_lost_link(output)
     if not output.exists():
         return
     if not output.is_dir():
         raise InputError(f"`--output` {str(output)!r} is a file: name a folder.")
-    found = os.listdir(output)
-    if found and CONFIG_FILE not in found:
-        raise InputError(f"`--output` {str(output)!r} holds other files than a model's: name another folder.")
+    # What git keeps in a clone of a repository is no work of anyone's.
+    found = [name for name in os.listdir(output) if not name.startswith(".")]
+    if found and not is_published(output):
+        raise InputError(f"`--output` {str(output)!r} holds something else than a published AiT: name another folder.")
     if found and not overwrite:
         raise InputError(f"{str(output)!r} holds a model already: name another folder, or `--overwrite True`.")
 
@@ -173,9 +186,9 @@ def main(argv: list[str] | None = None) -> None:
     list_files(folder)
     if arguments.output:
         output = Path(arguments.output)
-        refuse_other_files(output, arguments.overwrite)
         if output.resolve() == folder.resolve():
             raise InputError(f"`--output` {arguments.output!r} is the run itself: name another folder.")
+        refuse_other_files(output, arguments.overwrite)
         with tempfile.TemporaryDirectory() as staging:
             copy_model(folder, Path(staging), with_code=False)
             complete_card(Path(staging), folder, output.resolve().name)

@@ -23,10 +23,17 @@ RESULTS = REPOSITORY / "examples" / "results"
 REPORT = REPOSITORY / "RESULTS.md"
 # What was tried where a target was not reached.
 TRIED = RESULTS / "tried.md"
-KINDS = (
-    *("benchmark", "comparison", "evaluation batches", "fine-tuning", "learning rates", "online adaptation"),
-    *("scaling", "training"),
-)
+# With a field that each has.
+KINDS = {
+    "benchmark": "shapes",
+    "comparison": "runs",
+    "evaluation batches": "batch_summary",
+    "fine-tuning": "runs",
+    "learning rates": "runs",
+    "online adaptation": "models",
+    "scaling": "measured",
+    "training": "accuracy",
+}
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -40,7 +47,7 @@ def read_results() -> dict[str, dict[str, Any]]:
 
     results = {path: read_json(path) for path in sorted(RESULTS.glob("*.json"))}
     for path, result in results.items():
-        if result.get("kind") not in KINDS:
+        if KINDS.get(str(result.get("kind"))) not in result:
             raise InputError(f"{path} is damaged, or of no kind that is reported ({', '.join(KINDS)}): move it away.")
     return {path.stem: result for path, result in results.items()}
 

@@ -115,7 +115,9 @@ def has_whole_runs(results: dict[str, Any]) -> bool:
     runs = results.get("runs")
     return (
         isinstance(runs, list)
-        and all(isinstance(run, dict) and {"accuracy", "command", "label", "recipe"} <= run.keys() for run in runs)
+        and all(isinstance(run, dict) for run in runs)
+        and all(isinstance(run.get("accuracy"), (int, float)) for run in runs)
+        and all(isinstance(run.get(name), str) for run in runs for name in ("command", "label", "recipe"))
         and all(isinstance(results.get(name, {}), dict) for name in ("costs", "recipes"))
     )
 

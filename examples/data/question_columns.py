@@ -19,9 +19,13 @@ def find_fault(bits: np.ndarray, answers: np.ndarray) -> str | None:
     if bits.ndim != 2 or bits.shape[1] != QUESTION_SIZE:
         return f"`questions` must be a list of questions of {QUESTION_SIZE} bits each"
     if answers.shape != bits.shape[:1]:
-        return f"there must be one answer to each question, but there are {len(bits)} questions"
+        return f"there must be one answer to each question, but there are {len(bits)} and {answers.size} answers"
     if not np.isin(bits, (0, 1)).all():
         return "the bits of a question must be 0 or 1"
+    if (bits[:, :NUM_OBJECTS].sum(axis=1) != 1).any() or (
+        bits[:, NUM_OBJECTS : 2 * NUM_OBJECTS].sum(axis=1) > 1
+    ).any():
+        return f"one first color of {NUM_OBJECTS} must be set in each question, and at most one second"
     if (bits[:, TYPE_BITS].sum(axis=1) != 1).any() or (bits[:, SUBTYPE_BITS].sum(axis=1) != 1).any():
         return f"one type of {len(QUESTION_TYPES)} and one subtype must be set in each question"
     if not np.isin(answers, range(len(ANSWERS))).all():
@@ -47,6 +51,12 @@ def read_row(questions: Any, answers: Any, where: str) -> tuple[np.ndarray, np.n
     return bits.astype(np.uint8), labels.astype(np.int64)
 
 
+def check_questions(data: datasets.Dataset, split: str) -> None:
+    """Raise an `InputError` with the place of the first row of a whole split that holds something else."""
+    for index, (questions, answers) in enumerate(zip(data["questions"][:], data["answers"][:])):
+        read_row(questions, answers, f"Image {index} of the {split} split")
+
+
 def read_questions(data: datasets.Dataset, types: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     All questions (N, 18) of some types, their answers (N,), and the index (N,) of the image of each, in their order.
@@ -54,9 +64,8 @@ def read_questions(data: datasets.Dataset, types: Sequence[str]) -> tuple[np.nda
     Raises:
         InputError: if a row holds something else, or none is of these types.
     """
-    split = "data" if data.split is None else f"{data.split} split"
     rows = [
-        read_row(questions, answers, f"Image {index} of the {split}")
+        read_row(questions, answers, f"Image {index} of those in use")
         for index, (questions, answers) in enumerate(zip(data["questions"][:], data["answers"][:]))
     ]
     if rows:
@@ -65,7 +74,8 @@ def read_questions(data: datasets.Dataset, types: Sequence[str]) -> tuple[np.nda
         if is_wanted.any():
             image_indices = np.repeat(np.arange(len(rows)), [len(row_answers) for _, row_answers in rows])
             return bits[is_wanted], answers[is_wanted], image_indices[is_wanted]
-    raise InputError(f"The {split} has {len(rows)} images and no question of the types {', '.join(types)}.")
+    split = "" if data.split is None else f" of the {data.split} split"
+    raise InputError(f"The {len(rows)} images{split} in use have no question of the types {', '.join(types)}.")
 
 
 def name_types(bits: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_splits
-from examples.data.question_columns import SUBTYPE_BITS, name_types, read_questions
+from examples.data.question_columns import SUBTYPE_BITS, check_questions, name_types, read_questions
 from examples.data.sort_of_clevr import (
     ANSWERS,
     CANVAS_SIZE,
@@ -233,7 +233,8 @@ def load_questions(arguments: DataArguments, trains: bool = True, is_unseen: boo
             "pass `--hold_out True`."
         )
     parts = []
-    for split in (train_split, find_split(splits, eval_split, "--eval_split")):
+    eval_split = find_split(splits, eval_split, "--eval_split")
+    for split in (train_split, eval_split):
         data = splits[split]
         missing = {"image", "questions", "answers"} - set(data.column_names)
         if missing:
@@ -242,6 +243,8 @@ def load_questions(arguments: DataArguments, trains: bool = True, is_unseen: boo
                 f"it has: {', '.join(data.column_names)}. "
                 "Pass `--dataset_name sort_of_clevr`, or a data set with its columns."
             )
+        if benchmark is None and (trains or split == eval_split):
+            check_questions(data, split)
         parts.append(data.cast_column("image", datasets.Image(decode=False)))
     if arguments.hold_out:
         parts = hold_out_images(parts[0], arguments.eval_fraction)

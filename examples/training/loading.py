@@ -117,10 +117,10 @@ def load_image_processor(
         check_statistics({name: getattr(processor, name) for name in ("image_mean", "image_std")}, config.num_channels)
         check_output(processor, config)
     except LOADING_ERRORS as error:
-        advice = "" if data is None else ", or remove it to get a new one made from the arguments"
+        advice = "save that of its training there" if data is None else "remove it for one made from the arguments"
         raise InputError(
             f"The image processor of {name_or_path!r} ({IMAGE_PROCESSOR_NAME}) cannot be used: "
-            f"{flatten_message(error)} Restore the file{advice}."
+            f"{flatten_message(error)} Restore the file, or {advice}."
         ) from error
     return processor
 
@@ -140,7 +140,7 @@ def read_saved_json(name_or_path: str, file_name: str) -> dict[str, Any] | None:
         return None
     try:
         saved = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file_name} of {name_or_path!r} is no JSON: {flatten_message(error)}.") from error
     if not isinstance(saved, dict):
         raise InputError(f"{file_name} of {name_or_path!r} must be a mapping of fields, but holds {saved!r:.60}.")

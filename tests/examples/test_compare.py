@@ -177,6 +177,7 @@ def test_results_file_is_replaced_by_what_has_its_runs_alone(recipe, tmp_path, m
     for content in (
         *("mine", "", "[]", '{"kind": "training"}', '{"kind": "comparison"}', '{"kind": "comparison", "runs": 3}'),
         '{"kind": "comparison", "runs": [{"accuracy": 1, "label": "ait", "recipe": "a"}]}',
+        '{"kind": "comparison", "runs": [{"accuracy": "1", "label": "a", "recipe": "a", "command": "a"}]}',
         '{"kind": "comparison", "runs": [], "recipes": []}',
     ):
         results_file.write_text(content)

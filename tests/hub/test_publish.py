@@ -108,12 +108,29 @@ def test_repository_gets_the_code_too(hub, run_python, run_folder, tmp_path, wit
 def test_files_that_are_there_stay_unless_told(run_folder, tmp_path):
     output = tmp_path / "published"
     output.mkdir()
-    (output / "config.json").write_text("mine")
+    # As in a clone of an empty repository.
+    (output / ".gitattributes").write_text("*.safetensors filter=lfs")
+    publish.main([str(run_folder), "--output", str(output)])
     with pytest.raises(InputError, match=r"holds a model already.*--overwrite"):
         publish.main([str(run_folder), "--output", str(output)])
-    assert (output / "config.json").read_text() == "mine"
+    (output / "results.json").write_text('{"mine": 1}')
     publish.main([str(run_folder), "--output", str(output), "--overwrite", "True"])
-    assert json.loads((output / "config.json").read_text())["model_type"] == "ait"
+    assert (output / "results.json").read_text() == "{}"
+    assert (output / ".gitattributes").read_text() == "*.safetensors filter=lfs"
+
+
+@pytest.mark.parametrize("of_another", ["export.json", "run_arguments.json", "checkpoint-2", "config.json"])
+def test_what_is_no_published_model_is_never_replaced(run_folder, of_another, tmp_path):
+    output = tmp_path / "published"
+    publish.main([str(run_folder), "--output", str(output)])
+    if of_another == "checkpoint-2":
+        (output / of_another).mkdir()
+    else:
+        (output / of_another).write_text('{"mine": 1}')
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="holds something else than a published AiT"):
+        publish.main([str(run_folder), "--output", str(output), "--overwrite", "True"])
+    assert {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -127,7 +144,10 @@ def test_files_that_are_there_stay_unless_told(run_folder, tmp_path):
         (["nowhere", "--output", "c"], "has no finished model"),
         (["FOLDER", "--output", ""], "Give one of `--repo_id`"),
         (["FOLDER", "--output", "FOLDER/results.json", "--overwrite", "True"], "is a file: name a folder"),
-        (["FOLDER", "--output", "FOLDER/checkpoint-2", "--overwrite", "True"], "holds other files than a model's"),
+        (
+            ["FOLDER", "--output", "FOLDER/checkpoint-2", "--overwrite", "True"],
+            "holds something else than a published AiT",
+        ),
         (["FOLDER", "--output", "unmounted/c"], "'unmounted' is a link to 'disk', which is not there"),
     ],
 )
