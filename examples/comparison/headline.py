@@ -65,7 +65,8 @@ def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]
 
 def write_verdict(title: str, groups: dict[str, Runs], other: str) -> tuple[str, str]:
     """A line on the difference of the AiT from another model, and its verdict alone."""
-    difference, verdict = judge_difference(*([score(run) for run in groups[label]] for label in ("ait", other)))
+    ours, others = ([score(run) for run in groups[label]] for label in ("ait", other))
+    difference, verdict = judge_difference(ours, others)
     against = name_in_line(other).replace("AiT", "the same")
     return f"- {title}: AiT against {against}: {difference}, {verdict}.", verdict
 
