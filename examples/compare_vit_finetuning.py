@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from examples.data.arguments import DataArguments, refuse_augmentation, refuse_streaming
-from examples.errors import InputError, make_place, run_script
+from examples.errors import InputError, make_place, read_json, run_script
 from examples.parsing import ArgumentParser
 
 
@@ -142,7 +142,6 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import ViTImageProcessorPil
 
     from examples.data.loading import load_image_data
-    from examples.training.checkpoints import read_json
     from examples.training.progress import quieten_libraries
     from examples.training.results import describe_command, describe_setting, write_json
 

@@ -82,14 +82,13 @@ def refuse_lost_link(folder: Path) -> None:
             )
 
 
-def holds_kind(file: Path, kind: str) -> bool:
-    """Whether a file is empty, or JSON that says it is of this kind."""
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON mapping; a file that is missing, cut off or something else counts as empty."""
     try:
-        text = file.read_text(encoding="utf-8")
-        found = json.loads(text) if text else {"kind": kind}
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("kind") == kind
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def make_place(file: str, kind: str | None = None) -> Path:
@@ -110,7 +109,8 @@ def make_place(file: str, kind: str | None = None) -> Path:
         raise InputError(f"The folder of {file!r} cannot be made: {error.strerror}. Name another place.") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"{file!r} cannot be written: it is a folder, or in one that is closed. Name another place.")
-    if kind is not None and path.exists() and not holds_kind(path, kind):
+    is_taken = path.exists() and path.stat().st_size > 0
+    if kind is not None and is_taken and read_json(path).get("kind") != kind:
         raise InputError(
             f"{file!r} holds something else than results of the kind {kind!r}, which would be lost: name another file."
         )

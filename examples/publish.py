@@ -18,7 +18,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from examples.errors import InputError, flatten_message, refuse_lost_link, run_script
+from examples.errors import InputError, flatten_message, read_json, refuse_lost_link, run_script
 from examples.parsing import ArgumentParser
 from examples.sharing import CODE_FILES, MODEL_CODE, list_files_to_push, push_files
 
@@ -157,7 +157,7 @@ def complete_card(folder: Path, source: Path, name: str) -> None:
 def is_published(folder: Path) -> bool:
     """Whether a folder holds an AiT, and neither the run that made it nor an export of it."""
     from examples.exporting.folders import EXPORT_FILE
-    from examples.training.checkpoints import list_checkpoints, read_json
+    from examples.training.checkpoints import list_checkpoints
     from examples.training.run_folder import ARGUMENTS_FILE
 
     is_other = bool(list_checkpoints(folder)) or any(

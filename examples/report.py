@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from examples.errors import InputError, run_script
+from examples.errors import InputError, read_json, run_script
 from examples.parsing import ArgumentParser
 
 
@@ -43,8 +43,6 @@ def read_results() -> dict[str, dict[str, Any]]:
     Raises:
         InputError: for a file that is damaged or of no known kind.
     """
-    from examples.training.checkpoints import read_json
-
     results = {path: read_json(path) for path in sorted(RESULTS.glob("*.json"))}
     for path, result in results.items():
         if KINDS.get(str(result.get("kind"))) not in result:

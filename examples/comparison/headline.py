@@ -95,7 +95,7 @@ def write_headline(results: Results) -> list[str]:
                 line, verdict = write_verdict(title, groups, other)
                 verdicts.append(line)
                 if other in WITHOUT and verdict != NO_VERDICT:
-                    about_workspace.append(verdicts[-1])
+                    about_workspace.append(line)
     lines += [
         "",
         "Accuracy: mean ± standard deviation over seeds. Time: the AiT is 1.00. Differences: ± their standard error, "

@@ -8,8 +8,7 @@ from typing import Any
 from examples.comparison.plan import Setting, Variant
 from examples.comparison.runs import has_changed
 from examples.comparison.statistics import group_runs, name_setting, score
-from examples.errors import InputError
-from examples.training.checkpoints import read_json
+from examples.errors import InputError, read_json
 
 
 KIND = "learning rates"

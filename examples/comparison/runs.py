@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.comparison.plan import Run, RunKey
-from examples.errors import InputError
+from examples.errors import InputError, read_json
 from examples.sharing import join_command, redact
-from examples.training.checkpoints import read_json
 from examples.training.results import write_text
 from examples.training.run_folder import read_results
 

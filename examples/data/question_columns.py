@@ -51,10 +51,12 @@ def read_row(questions: Any, answers: Any, where: str) -> tuple[np.ndarray, np.n
     return bits.astype(np.uint8), labels.astype(np.int64)
 
 
-def check_questions(data: datasets.Dataset, split: str) -> None:
-    """Raise an `InputError` with the place of the first row of a whole split that holds something else."""
-    for index, (questions, answers) in enumerate(zip(data["questions"][:], data["answers"][:])):
-        read_row(questions, answers, f"Image {index} of the {split} split")
+def read_rows(data: datasets.Dataset, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Questions and answers of each image of data, which a message calls so, or an `InputError` for what is none."""
+    columns = zip(data["questions"][:], data["answers"][:])
+    return [
+        read_row(questions, answers, f"Image {index} of {name}") for index, (questions, answers) in enumerate(columns)
+    ]
 
 
 def read_questions(data: datasets.Dataset, types: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,10 +66,7 @@ def read_questions(data: datasets.Dataset, types: Sequence[str]) -> tuple[np.nda
     Raises:
         InputError: if a row holds something else, or none is of these types.
     """
-    rows = [
-        read_row(questions, answers, f"Image {index} of those in use")
-        for index, (questions, answers) in enumerate(zip(data["questions"][:], data["answers"][:]))
-    ]
+    rows = read_rows(data, "those in use")
     if rows:
         bits, answers = (np.concatenate(parts) for parts in zip(*rows))
         is_wanted = np.isin(name_types(bits), types)

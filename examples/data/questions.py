@@ -11,7 +11,7 @@ from examples.data.arguments import DataArguments
 from examples.data.catalog import RELATIONAL_REASONING, find_benchmark
 from examples.data.images import ImagePixelsDataset
 from examples.data.loading import ImageData, load_splits
-from examples.data.question_columns import SUBTYPE_BITS, check_questions, name_types, read_questions
+from examples.data.question_columns import SUBTYPE_BITS, name_types, read_questions, read_rows
 from examples.data.sort_of_clevr import (
     ANSWERS,
     CANVAS_SIZE,
@@ -243,9 +243,11 @@ def load_questions(arguments: DataArguments, trains: bool = True, is_unseen: boo
                 f"it has: {', '.join(data.column_names)}. "
                 "Pass `--dataset_name sort_of_clevr`, or a data set with its columns."
             )
-        if benchmark is None and (trains or split == eval_split):
-            check_questions(data, split)
         parts.append(data.cast_column("image", datasets.Image(decode=False)))
+    if benchmark is None:
+        # Before some are selected, so that a row is named as its owner counts.
+        for split in dict.fromkeys((train_split, eval_split) if trains else (eval_split,)):
+            read_rows(splits[split], f"the {split} split")
     if arguments.hold_out:
         parts = hold_out_images(parts[0], arguments.eval_fraction)
     train, evaluation = (

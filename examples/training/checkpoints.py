@@ -1,18 +1,17 @@
 """Checkpoints of a run: whose they are, whether they are whole, and which of them are kept."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from transformers import TrainingArguments, logging
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
+from examples.errors import read_json
 from examples.training.results import write_json
 
 
@@ -22,15 +21,6 @@ logger = logging.get_logger(__name__)
 CLAIM_FILE, MANIFEST_FILE = "written_by.json", "manifest.json"
 # What a killed run leaves beside its checkpoints: a save or a removal that was cut off, here or in `stage_files`.
 LEFTOVERS = re.compile(rf"\.save-((old-)?{PREFIX_CHECKPOINT_DIR}-\d+|[a-z0-9_]{{8}})")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON mapping; a file that is missing, cut off or something else counts as empty."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def get_step(folder: Path) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 from transformers import PreTrainedModel, TrainingArguments, ViTImageProcessorPil
 
 from examples.data.loading import ImageData
-from examples.errors import InputError, flatten_message
-from examples.training.checkpoints import get_step, list_checkpoints, read_json
+from examples.errors import InputError, flatten_message, read_json
+from examples.training.checkpoints import get_step, list_checkpoints
 from examples.training.publishing import FIGURE, write_model_card
 from examples.training.results import RESULTS_FILE
 from examples.visualization.figure import Pictured, Portrait, draw_portrait, measure_portrait

@@ -15,7 +15,7 @@ from transformers import TrainingArguments, logging
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from examples.data.arguments import DataArguments
-from examples.errors import InputError, refuse_lost_link
+from examples.errors import InputError, read_json, refuse_lost_link
 from examples.sharing import FILES_OF_A_MODEL, find_files
 from examples.training.adapter import LoraArguments
 from examples.training.arguments import ModelArguments
@@ -27,7 +27,6 @@ from examples.training.checkpoints import (
     find_obstacle,
     is_of_these_scripts,
     list_checkpoints,
-    read_json,
     sweep_leftovers,
 )
 from examples.training.results import PREVIOUS_RESULTS_FILE, RESULTS_FILE, describe_accuracy, write_json

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from examples.data.__main__ import caption
-from examples.data.question_columns import check_questions, read_questions
+from examples.data.question_columns import read_questions, read_rows
 from examples.data.sort_of_clevr import QUESTION_TYPES
 from examples.errors import InputError
 
@@ -54,7 +54,7 @@ def test_images_may_have_different_numbers_of_questions_and_none():
 def test_what_is_no_question_or_answer_is_refused_with_its_place(questions, answers, message):
     data = make_data([[], questions], [[], answers])
     with pytest.raises(InputError, match=f"^Image 1 of the dev split: .*{message}"):
-        check_questions(data, "dev")
+        read_rows(data, "the dev split")
     with pytest.raises(InputError, match=f"^Image 1 of those in use: .*{message}"):
         read_questions(data, QUESTION_TYPES)
     with pytest.raises(InputError, match=f"^An image of the preview: .*{message}"):
