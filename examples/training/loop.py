@@ -278,7 +278,7 @@ def run_loop(
                 shown.show(step / steps_per_epoch, {**evaluated, "eval_accuracy": evaluated["accuracy"]})
             elif is_epoch_end:
                 shown.show(epoch)
-            is_asked = termination.is_asked
+            is_asked = termination.agree(training, step)
             if is_asked or is_due(training.save_strategy, training.save_steps, step, is_epoch_end):
                 progress = {"step": step, "epoch": epoch, "num_batches": num_batches}
                 progress |= {"loss_sum": accelerator.reduce(loss_sum, "mean").item(), "seconds": clock() - start}
@@ -286,7 +286,7 @@ def run_loop(
             if step == num_steps:
                 break
             if is_asked:
-                leave(step, num_steps)
+                leave(step, num_steps, accelerator.is_main_process)
     shown.close()
     return {
         **evaluate(model, eval_loader, accelerator, meter),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import distributed
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
@@ -15,22 +17,20 @@ from transformers.trainer_utils import SaveStrategy
 
 # What a process is sent that shall end: by `kill`, by a scheduler whose time is up, by `examples.compare --minutes`.
 SIGNAL = signal.SIGTERM
+# Reading what several processes agree on waits for an accelerator, which works ahead otherwise.
+STEPS_ON_ACCELERATOR = 10
 
 
 class Termination:
-    """Whether the process was asked to end."""
+    """Whether the process, or one of those that train together, was asked to end."""
 
     def __init__(self) -> None:
         self.is_asked = False
 
     @contextmanager
     def listen(self, training: TrainingArguments) -> Iterator[None]:
-        """
-        Take note, while a training of one process runs in the main thread.
-
-        Several processes would hear it at different steps, and wait for each other.
-        """
-        if training.world_size > 1 or threading.current_thread() is not threading.main_thread():
+        """Take note, while a training runs in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
 
@@ -44,6 +44,22 @@ class Termination:
             # One that was not set from Python cannot be set again.
             signal.signal(SIGNAL, signal.SIG_DFL if before is None else before)
 
+    def agree(self, training: TrainingArguments, step: int) -> bool:
+        """
+        Whether to end after this step, the same for all processes that train together, which all ask.
+
+        They hear the signal at different times, and one that left alone would leave the others waiting.
+        """
+        if training.world_size == 1:
+            return self.is_asked
+        if training.device.type != "cpu" and step % STEPS_ON_ACCELERATOR:
+            return False
+        asked = torch.tensor(float(self.is_asked), device=training.device)
+        distributed.all_reduce(asked, distributed.ReduceOp.MAX)
+        # Not set to False: the signal may have come meanwhile.
+        self.is_asked = self.is_asked or bool(asked)
+        return bool(asked)
+
 
 class TerminationCallback(TrainerCallback):
     """
@@ -56,7 +72,7 @@ class TerminationCallback(TrainerCallback):
         self.termination = termination
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.termination.is_asked:
+        if self.termination.agree(args, state.global_step):
             control.should_save = control.should_training_stop = True
             # What the run goes on from is whole, and saved even if it is not the best.
             args.save_only_model = False
@@ -64,9 +80,10 @@ class TerminationCallback(TrainerCallback):
                 args.save_strategy = SaveStrategy.STEPS
 
 
-def leave(step: int, num_steps: int) -> None:
-    """End the process as the signal would have, once a checkpoint is written."""
-    print(f"Asked to end: saved at step {step} of {num_steps}. The same command goes on.", flush=True)
+def leave(step: int, num_steps: int, speaks: bool) -> None:
+    """End the process as the signal would have, once a checkpoint is written; one of several says so."""
+    if speaks:
+        print(f"Asked to end: saved at step {step} of {num_steps}. The same command goes on.", flush=True)
     raise SystemExit(128 + SIGNAL)
 
 

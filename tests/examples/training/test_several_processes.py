@@ -19,32 +19,32 @@ from tests.examples.helpers import assert_same_weights, find_free_port, get_cont
 SCRIPTS = {"trainer": image_classification, "accelerate": image_classification_accelerate}
 
 
-def kill_at_forward(number):
-    """Be killed in the forward pass of this number in training."""
+def send_at_forward(signal_number, number):
+    """Be sent a signal in the forward pass of this number in training."""
     forward, calls = AiTModel.forward, []
 
     def count(self, *args, **kwargs):
         calls.append(self.training)
         if sum(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal_number)
         return forward(self, *args, **kwargs)
 
     AiTModel.forward = count
 
 
-def run_rank(rank, port, log, loop, flags, killed_at):
+def run_rank(rank, port, log, loop, flags, sent):
     """Run a script as one of two processes, with its output in a file."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
     output = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    if killed_at and rank == 1:
-        kill_at_forward(killed_at)
+    if sent is not None and rank == 1:
+        send_at_forward(*sent)
     run_script(lambda: SCRIPTS[loop].main(flags))
 
 
-def run_on_two(loop, folder, *more, model_config=None, killed_at=None):
+def run_on_two(loop, folder, *more, model_config=None, sent=None):
     """Run a script on two processes and return how they ended, and what they printed."""
     port = find_free_port()
     flags = [*make_tiny_flags(folder, model_config, max_steps=4, save_strategy="steps", save_steps=2), *more]
@@ -52,13 +52,17 @@ def run_on_two(loop, folder, *more, model_config=None, killed_at=None):
     for log in logs:
         log.unlink(missing_ok=True)
     processes = [
-        get_context(__name__).Process(target=run_rank, args=(rank, port, log, loop, flags, killed_at))
+        get_context(__name__).Process(target=run_rank, args=(rank, port, log, loop, flags, sent))
         for rank, log in enumerate(logs)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
+    for process in processes:
+        # One that still waits for the other.
+        process.kill()
+        process.join()
     return [process.exitcode for process in processes], [log.read_text() for log in logs]
 
 
@@ -149,12 +153,25 @@ def test_whole_epochs_agree_without_a_batch_that_is_not_full(loop, tmp_path):
 def test_run_goes_on_after_one_of_its_processes_was_killed(loop, tmp_path):
     codes, printed = run_on_two(loop, tmp_path / "whole")
     assert codes == [0, 0], printed
-    codes, printed = run_on_two(loop, tmp_path / "run", killed_at=3)
+    codes, printed = run_on_two(loop, tmp_path / "run", sent=(signal.SIGKILL, 3))
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None), printed
     assert (tmp_path / "run/checkpoint-2/manifest.json").exists()
     codes, printed = run_on_two(loop, tmp_path / "run")
     assert codes == [0, 0], printed
     assert read_results(tmp_path / "run")["resumed_from_step"] == 2
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("loop", SCRIPTS)
+def test_processes_of_which_one_is_asked_to_end_save_the_same_step(loop, tmp_path):
+    codes, printed = run_on_two(loop, tmp_path / "whole")
+    assert codes == [0, 0], printed
+    codes, printed = run_on_two(loop, tmp_path / "run", sent=(signal.SIGTERM, 3))
+    assert codes == [128 + signal.SIGTERM] * 2, printed
+    assert "Asked to end: saved at step 3 of 4." in printed[0] and "Asked" not in printed[1]
+    codes, printed = run_on_two(loop, tmp_path / "run")
+    assert codes == [0, 0], printed
+    assert read_results(tmp_path / "run")["resumed_from_step"] == 3
     assert_same_weights(tmp_path / "run", tmp_path / "whole")
 
 
