@@ -135,7 +135,7 @@ def write_comparison(path: str, groups: dict[str, Runs], result: dict[str, Any])
         f"training samples, {first.get('num_eval_questions', first['num_eval_samples']):,} test samples. "
         f"Accuracy in percent: mean ± standard deviation over seeds.",
         "",
-        "| model | accuracy | lowest to highest | seeds | parameters | MFLOPs, training / inference | images/s, "
+        "| model | accuracy | lowest to highest | which seeds | parameters | MFLOPs, training / inference | images/s, "
         "training (time ratio) | peak memory, MiB |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -51,6 +51,11 @@ def take_steps(trainer: Trainer, checkpoint: Path | None, termination: Terminati
         load_weights(trainer.accelerator.unwrap_model(trainer.model), best or checkpoint)
         trainer.state = state
         return state.global_step
+    if state is not None:
+        # Shares of all steps, to which the Trainer would compare the numbers that it has made of them.
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            if 0 < (getattr(trainer.args, name) or 0) < 1:
+                setattr(trainer.args, name, getattr(state, name))
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UnpicklingError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import transformers.modeling_utils
 
 from examples import image_classification, image_classification_accelerate
@@ -240,11 +241,13 @@ def test_signal_to_the_whole_group_leaves_workers_to_their_run(loop, tmp_path):
         {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.0},
         {"save_strategy": "steps", "save_steps": 2, "save_only_model": True},
         {"save_strategy": "no"},
+        {"save_strategy": "steps", "save_steps": 0.3},
     ],
-    ids=["best", "model only", "no"],
+    ids=["best", "model only", "no", "share"],
 )
-def test_what_is_saved_at_the_end_can_be_gone_on_from(options, tmp_path):
-    """Whatever the checkpoints of the run itself are."""
+def test_what_is_saved_at_the_end_can_be_gone_on_from(options, tmp_path, monkeypatch, caplog):
+    """Whatever the checkpoints of the run itself are; the same arguments are not called others."""
+    monkeypatch.setattr(transformers.logging.get_logger("transformers"), "propagate", True)
     flags = make_tiny_flags(tmp_path / "run", max_steps=6, metric_for_best_model="accuracy", **options)
     process = get_context(__name__).Process(target=run_until_killed, args=(1, "asked to end", "trainer", flags))
     process.start()
@@ -252,3 +255,4 @@ def test_what_is_saved_at_the_end_can_be_gone_on_from(options, tmp_path):
     assert process.exitcode == 128 + signal.SIGTERM
     image_classification.main(flags)
     assert read_results(tmp_path / "run")["resumed_from_step"] == 3
+    assert "do not match" not in caplog.text
