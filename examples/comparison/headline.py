@@ -50,16 +50,28 @@ def name_in_line(label: str) -> str:
 
 
 def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]]]:
-    """By title of the data, the comparison with and without the workspace that has most seeds, then most epochs."""
-    found: dict[str, tuple[str, str, dict[str, Runs]]] = {}
-    weights: dict[str, tuple[int, float]] = {}
+    """
+    By title of the data, the comparison with and without the workspace that has most seeds, then most epochs.
+
+    Shorter ones of as many seeds stand beside it for the models that they alone have, with their epochs in the title.
+    """
+    candidates: dict[str, list[tuple[int, float, str, str, dict[str, Runs]]]] = {}
     for name, path, groups in iterate_comparisons(results):
         if {"ait", "ait_no_workspace"} <= groups.keys():
             title, _, _ = describe_recipe(path, groups)
             num_seeds = min(len(groups["ait"]), len(groups["ait_no_workspace"]), ENOUGH_SEEDS)
-            weight = (num_seeds, count_epochs(path, groups))
-            if weight > weights.get(title, (0, 0.0)):
-                found[title], weights[title] = (name, path, groups), weight
+            candidates.setdefault(title, []).append((num_seeds, count_epochs(path, groups), name, path, groups))
+    found: dict[str, tuple[str, str, dict[str, Runs]]] = {}
+    for title, of_data in candidates.items():
+        of_data.sort(key=lambda one: one[:2], reverse=True)
+        taken, labels = [], set[str]()
+        for num_seeds, num_epochs, name, path, groups in of_data:
+            if num_seeds == of_data[0][0] and (groups.keys() & set(HEADLINE)) - labels:
+                taken.append((f"{title}, {num_epochs:g} epochs", name, path, groups))
+                labels |= groups.keys()
+        for longer_title, name, path, groups in taken:
+            key = longer_title if len(taken) > 1 else title
+            found[f"{key} ({name})" if key in found else key] = name, path, groups
     return found
 
 
@@ -81,12 +93,12 @@ def write_headline(results: Results) -> list[str]:
     verdicts, sizes = [], []
     about_workspace = []
     for title, (name, path, groups) in find_headline(results).items():
-        costs = results[name]["costs"].get(path, {})
+        costs, (data, _, _) = results[name]["costs"].get(path, {}), describe_recipe(path, groups)
         for label in HEADLINE:
             if label in groups:
                 values, cost = [score(run) for run in groups[label]], costs.get(label)
                 sizes.append(groups[label][0]["num_parameters"])
-                cells = [title, f"{count_epochs(path, groups):g}", name_in_line(label), describe(values)]
+                cells = [data, f"{count_epochs(path, groups):g}", name_in_line(label), describe(values)]
                 cells += [str(len(values)), f"{sizes[-1]:,}", describe_cost(cost, missing="not measured")[0]]
                 cells.append("not measured" if cost is None else f"{cost['training_time_ratio']:.2f}")
                 lines.append(f"| {' | '.join(cells)} |")

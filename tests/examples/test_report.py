@@ -399,6 +399,25 @@ def test_headline_has_the_comparison_of_each_data_set_that_tells_most(others, nu
     assert (verdict in trained) is (others == (40, 2)) and trained.count("- Triangle") == (others == (40, 2))
 
 
+def test_headline_keeps_the_models_that_a_shorter_comparison_alone_has(write_results):
+    runs = []
+    compared = (("ait", "ait_no_workspace"), ("ait", "ait_no_workspace", "ait, fixed memory"))
+    for recipe, num_epochs, labels in zip(("strong", "cpu"), (40, 10), compared):
+        recipe = f"examples/recipes/triangle_matched_{recipe}.yaml"
+        for label in labels:
+            runs += [run | {"num_epochs": num_epochs} for run in make_runs(label, [0.9, 0.92, 0.91], recipe)]
+    text = write_results(runs)
+    headline = text.split("## Does the memory help?")[1].split("## All models")[0]
+    for num_epochs, others in ((40, ["without workspace"]), (10, ["without workspace", "fixed memory"])):
+        verdicts = [line for line in headline.splitlines() if line.startswith(f"- Triangle, matched, {num_epochs} ")]
+        assert len(verdicts) == len(others) and all(name in line for name, line in zip(others, verdicts))
+        assert f"| Triangle, matched | {num_epochs} | AiT | 91.00 ± 1.00 |" in headline
+    # Of the shorter one with nothing of its own there is none.
+    text = write_results([run for run in runs if run["label"] != "ait, fixed memory"])
+    headline = text.split("## Does the memory help?")[1].split("## All models")[0]
+    assert "| 40 | AiT |" in headline and "| 10 | AiT |" not in headline
+
+
 @pytest.mark.parametrize(("title", "chance"), [("Triangle, matched", 50.0), ("CIFAR-10", 10.0)])
 def test_chance_is_that_of_the_number_of_classes(title, chance):
     assert report.find_chance({"ait": make_runs("ait", [0.5])}, title) == chance
