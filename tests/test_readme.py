@@ -151,7 +151,7 @@ def test_trainings_to_the_end_in_the_readme_are_those_of_the_files():
     rows = {"Triangle, matched": "triangle_matched_strong", "CIFAR-10, as JPEG of quality 75": "cifar10_full_cpu"}
     rows["Sort-of-CLEVR, binary and ternary questions"] = "sort_of_clevr_fourth"
     rows["Sort-of-CLEVR, original, binary and ternary questions"] = "sort_of_clevr_original"
-    rows["Triangle, original"] = "triangle_strong"
+    rows["Triangle, original"] = "triangle_continued"
     for title, name in rows.items():
         path = REPOSITORY / "examples" / "results" / f"{name}.json"
         runs = [run for run in json.loads(path.read_text(encoding="utf-8"))["runs"] if run["label"] == "ait"]

@@ -71,7 +71,7 @@ def find_headline(results: Results) -> dict[str, tuple[str, str, dict[str, Runs]
                 labels |= groups.keys()
         for longer_title, name, path, groups in taken:
             key = longer_title if len(taken) > 1 else title
-            found[f"{key} ({name})" if key in found else key] = name, path, groups
+            found[f"{key} ({name}, {Path(path).stem})" if key in found else key] = name, path, groups
     return found
 
 

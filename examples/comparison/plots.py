@@ -59,7 +59,7 @@ def draw_accuracies(panels: dict[str, tuple[dict[str, Runs], float]], path: Path
         )
         axis.set_xlabel(f"test accuracy, % (chance: {chance:.0f})")
         axis.margins(x=0.1)
-        # Room for a run that has all of it, and no more.
+        # Room for a run that has all of it, and no more: an interval of the mean may reach beyond.
         axis.set_xlim(right=min(axis.get_xlim()[1], 100.5))
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(labels)), [escape_plot(name_model(label)) for label in labels], fontsize=9)

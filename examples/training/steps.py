@@ -62,6 +62,6 @@ def take_steps(trainer: Trainer, checkpoint: Path | None, termination: Terminati
         raise InputError(f"{checkpoint} cannot be resumed: {flatten_message(error)}") from error
     except ImportError as error:
         raise InputError(f"The Trainer cannot use these arguments: {flatten_message(error)}") from error
-    if termination.is_asked and not is_over(trainer.state, trainer.args):
+    if termination.is_agreed and not is_over(trainer.state, trainer.args):
         leave(trainer.state.global_step, trainer.state.max_steps, trainer.is_world_process_zero())
     return state.global_step if state is not None else 0

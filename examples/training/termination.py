@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 
@@ -25,7 +25,7 @@ class Termination:
     """Whether the process, or one of those that train together, was asked to end."""
 
     def __init__(self) -> None:
-        self.is_asked = False
+        self.is_asked = self.is_agreed = False
 
     @contextmanager
     def listen(self, training: TrainingArguments) -> Iterator[None]:
@@ -51,19 +51,17 @@ class Termination:
         They hear the signal at different times, and one that left alone would leave the others waiting.
         """
         if training.world_size == 1:
-            return self.is_asked
-        if training.device.type != "cpu" and step % STEPS_ON_ACCELERATOR:
-            return False
-        asked = torch.tensor(float(self.is_asked), device=training.device)
-        distributed.all_reduce(asked, distributed.ReduceOp.MAX)
-        # Not set to False: the signal may have come meanwhile.
-        self.is_asked = self.is_asked or bool(asked)
-        return bool(asked)
+            self.is_agreed = self.is_asked
+        elif training.device.type == "cpu" or step % STEPS_ON_ACCELERATOR == 0:
+            asked = torch.tensor(float(self.is_asked), device=training.device)
+            distributed.all_reduce(asked, distributed.ReduceOp.MAX)
+            self.is_agreed = bool(asked)
+        return self.is_agreed
 
 
 class TerminationCallback(TrainerCallback):
     """
-    Saves and stops at the end of the step.
+    Saves and stops at the end of the step, once.
 
     The Trainer's `enable_jit_checkpoint` would leave the losses since the last log out of the results.
     """
@@ -73,11 +71,25 @@ class TerminationCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.termination.agree(args, state.global_step):
-            control.should_save = control.should_training_stop = True
+            # What ends an epoch is evaluated first.
+            control.should_save = not is_epoch_end(state)
+            control.should_training_stop = True
             # What the run goes on from is whole, and saved even if it is not the best.
             args.save_only_model = False
             if args.save_strategy == SaveStrategy.BEST:
                 args.save_strategy = SaveStrategy.STEPS
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.termination.is_agreed:
+            # The Trainer calls this an end, and would evaluate and save again in the middle of an epoch.
+            control.should_save = is_epoch_end(state)
+            control.should_evaluate = control.should_evaluate and is_epoch_end(state)
+            control.should_log = control.should_log and is_epoch_end(state)
+
+
+def is_epoch_end(state: TrainerState) -> bool:
+    """Whether the last step was that of an epoch."""
+    return abs(state.epoch - round(state.epoch)) < 1e-6
 
 
 def leave(step: int, num_steps: int, speaks: bool) -> None:
