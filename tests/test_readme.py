@@ -142,9 +142,9 @@ def test_comparison_to_the_end_in_the_readme_is_that_of_the_file():
     ]
     ours, others = ([score(run) for run in groups[label]] for label in ("ait", "ait_no_workspace"))
     text = " ".join(README.split())
-    assert f"it is {describe(ours)} with the workspace and {describe(others)} without, two seeds" in text
+    assert f"it is {describe(ours)} with the workspace and {describe(others)} without, three seeds" in text
     low, high = re.search(r"an interval of (\S+) to (\S+) points", text).groups()
-    assert len(others) == 2 and f"{low} to {high})" in judge_difference(ours, others)[0]
+    assert len(others) == 3 and f"{low} to {high})" in judge_difference(ours, others)[0]
 
 
 def test_trainings_to_the_end_in_the_readme_are_those_of_the_files():
