@@ -83,8 +83,8 @@ class TerminationCallback(TrainerCallback):
         if self.termination.is_agreed:
             # The Trainer calls this an end, and would evaluate and save again in the middle of an epoch.
             control.should_save = is_epoch_end(state)
-            control.should_evaluate = control.should_evaluate and is_epoch_end(state)
-            control.should_log = control.should_log and is_epoch_end(state)
+            if not control.should_save:
+                control.should_evaluate = control.should_log = False
 
 
 def is_epoch_end(state: TrainerState) -> bool:

@@ -412,6 +412,10 @@ def test_headline_keeps_the_models_that_a_shorter_comparison_alone_has(write_res
         verdicts = [line for line in headline.splitlines() if line.startswith(f"- Triangle, matched, {num_epochs} ")]
         assert len(verdicts) == len(others) and all(name in line for name, line in zip(others, verdicts))
         assert f"| Triangle, matched | {num_epochs} | AiT | 91.00 ± 1.00 |" in headline
+    # Of equal length they are told apart, and neither takes the other's place.
+    text = write_results([run | {"num_epochs": 10} for run in runs])
+    headline = text.split("## Does the memory help?")[1].split("## All models")[0]
+    assert headline.count("| 10 | AiT |") == 2 and headline.count("- Triangle, matched, 10 epochs") == 3
     # Of a shorter one with nothing of its own, or with fewer seeds, there is none.
     nothing_new = [run for run in runs if run["label"] != "ait, fixed memory"]
     fewer_seeds = [run for run in runs if run["num_epochs"] == 40 or run["seed"] < 2]

@@ -59,11 +59,12 @@ def run_on_two(loop, folder, *more, model_config=None, sent=None):
         process.start()
     for process in processes:
         process.join(120)
+    codes = [process.exitcode for process in processes]
     for process in processes:
-        # One that still waits for the other.
+        # One that still waits for the other, and has no code.
         process.kill()
         process.join()
-    return [process.exitcode for process in processes], [log.read_text() for log in logs]
+    return codes, [log.read_text() for log in logs]
 
 
 def forget_end(folder):
